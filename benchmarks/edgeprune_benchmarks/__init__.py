@@ -1,0 +1,1 @@
+"""Measure artifacts: one runner everywhere, honest statistics, one record."""

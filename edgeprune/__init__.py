@@ -1,0 +1,1 @@
+"""From a trained classifier to a smaller one."""

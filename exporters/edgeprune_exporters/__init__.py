@@ -1,0 +1,1 @@
+"""Lower a captured model to the files that one runtime loads."""
