@@ -289,8 +289,8 @@ def memory() -> Answer:
     """
     peak = field(read("/proc/self/status"), "VmHWM").split()
     if peak:
-        return {"peak_bytes": int(peak[0]) * 1024, "reason": None}
-    return {"peak_bytes": None, "reason": "this system has no VmHWM in /proc/self/status"}
+        return {"peak_bytes": int(peak[0]) * 1024, "peak_reason": None}
+    return {"peak_bytes": None, "peak_reason": "this system has no VmHWM in /proc/self/status"}
 
 
 def pin(threads: int, cpus: Optional[Sequence[int]]) -> Optional[List[int]]:
@@ -401,7 +401,7 @@ class Runner:
             medians.append(float(np.median(self.block(seconds, 5, settle=0.0)["ns"])))
             steady = len(medians) > 1 and abs(medians[-1] / medians[-2] - 1) <= 0.02
             if steady or time.perf_counter() > end:
-                return {"first_ns": first, "steady": steady, "medians_ns": medians}
+                return {"first_ns": first, "steady": steady, "warmup_ns": medians}
 
     def block(self, seconds: float, iterations: int, settle: float = 0.03) -> Answer:
         """Time single inferences for at least so long and at least so many.

@@ -1,0 +1,157 @@
+"""One device runner as a child process.
+
+The child is started with a short, clean environment and told nothing but its
+commands, so that what it does depends on the artifact and not on this process.
+Whatever goes wrong with it, death, silence or nonsense, ends as one
+``MeasureError`` that shows the child's last words.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self, TypeAlias
+
+from edgeprune.errors import MeasureError
+
+RUNNER: Final = Path(__file__).with_name("device_runner.py")
+KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT")
+LAST_WORDS: Final = 2000  # characters of stderr that an error shows
+
+Answer: TypeAlias = Mapping[str, Any]
+
+
+class RunnerProcess:
+    """A running device runner; a context manager that leaves no process behind.
+
+    ``name`` is what errors call it. ``command`` starts it; the default is this
+    Python and this package's runner.
+    """
+
+    def __init__(self, name: str, command: Sequence[str] | None = None) -> None:
+        """Start the process; nothing is loaded yet."""
+        self.name = name
+        self._asked = 0
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+        self._child = subprocess.Popen(
+            command or [sys.executable, str(RUNNER), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(),
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # A thread, because Windows cannot wait on a pipe with a time-out.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def ask(self, do: str, timeout: float, /, **words: object) -> Answer:
+        """Send one command and return its answer.
+
+        Raises ``MeasureError`` when the runner refuses the command, dies, says
+        something that is no answer, or needs more than ``timeout`` seconds.
+        """
+        self._asked += 1
+        message = json.dumps({"id": self._asked, "do": do, **words})
+        try:
+            _pipe(self._child.stdin).write(message + "\n")
+            _pipe(self._child.stdin).flush()
+        except OSError as error:
+            raise self._died(do) from error
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty as error:
+            late = f"did not answer {do!r} within {timeout:g} s (allow more, or a smaller batch)"
+            raise self._failed(late) from error
+        if line is None:
+            raise self._died(do)
+        answer = _parsed(line)
+        if answer is None or answer.get("id") != self._asked:
+            raise self._failed(f"answered {do!r} with {line.strip()[:200]!r}, which is no answer")
+        if not answer["ok"]:
+            raise MeasureError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process; it holds nothing that a kill could leave half done."""
+        self._child.kill()
+        self._child.wait()
+        self._reader.join()
+        for pipe in (self._child.stdout, self._errors):
+            if pipe is not None:
+                pipe.close()
+        try:
+            _pipe(self._child.stdin).close()
+        except OSError:
+            return  # it died with a command unread
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        self.close()
+
+    def _read(self) -> None:
+        for line in _pipe(self._child.stdout):
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _died(self, do: str) -> MeasureError:
+        try:
+            code = self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return self._failed(f"closed its output during {do!r}")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        hint = " (out of memory?)" if code == -9 else ""
+        return self._failed(f"{how}{hint} during {do!r}")
+
+    def _failed(self, what: str) -> MeasureError:
+        self._child.kill()
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(self._errors.tell() - LAST_WORDS, 0))
+        words = self._errors.read().decode(errors="replace").strip()
+        heard = f"; its last words:\n{words}" if words else "; it left no message"
+        return MeasureError(f"the device runner of {self.name} {what}{heard}")
+
+
+def _environment() -> dict[str, str]:
+    """Return the few variables a runtime needs to be found, and one that quietens numpy."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return {**kept, "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise MeasureError("the device runner was started without pipes")
+    return stream
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Return an answer, or None when the line is none."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(answer, dict) and "ok" in answer and ("error" in answer or answer["ok"])
+    return answer if whole else None
