@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from edgeprune.data.checks import label_problem
@@ -52,15 +53,18 @@ def load_archive(path: Path) -> ImageData:
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     wanted = [f"{name}_{what}" for name in SPLITS for what in ("images", "labels")]
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := [key for key in wanted if key not in archive]:
-                raise DataError(
-                    f"'{path}' misses {', '.join(missing)}; it has {', '.join(archive) or 'no key'}"
-                )
-            return {key: archive[key] for key in (*wanted, "classes") if key in archive}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        # Without a zip header numpy gives back a bare array, which is no context manager.
+        # numpy leaves a file open that it opened and could not read.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, NpzFile):
+                raise DataError(f"'{path}' holds one bare array; save it with numpy.savez")
+            found = {key: archive[key] for key in archive if key in (*wanted, "classes")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{path}' is not a readable .npz archive of plain arrays") from error
+    if missing := [key for key in wanted if key not in found]:
+        has = ", ".join(archive) or "no key"
+        raise DataError(f"'{path}' misses {', '.join(missing)}; it has {has}")
+    return found
 
 
 def _images(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeprune.data.archives import load_archive
-from edgeprune.data.files import load_files
+from edgeprune.data.files import Listing, load_files
 from edgeprune.data.folders import list_folder
 from edgeprune.data.images import Progress
 from edgeprune.data.phantoms import make_phantoms
@@ -35,13 +35,18 @@ def load_data(
             f"no data at '{source}': give a folder, a .csv, a .npz, "
             "'phantoms' or 'phantoms-multilabel'"
         )
-    match path.suffix.lower():
-        case _ if path.is_dir():
-            listing = list_folder(path)
-        case ".csv":
-            listing = list_table(path)
-        case ".npz":
-            return load_archive(path)
-        case suffix:
-            raise DataError(f"'{source}' is a {suffix or 'nameless'} file; give .csv or .npz")
-    return load_files(listing, seed=seed, skip_corrupt=skip_corrupt, progress=progress)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return load_archive(path)
+    return load_files(_listed(path), seed=seed, skip_corrupt=skip_corrupt, progress=progress)
+
+
+def _listed(path: Path) -> Listing:
+    if path.is_dir():
+        try:
+            return list_folder(path)
+        except OSError as error:
+            raise DataError(f"folder '{path}' cannot be read: {error.strerror}") from error
+    if path.suffix.lower() == ".csv":
+        return list_table(path)
+    kind = f"a {path.suffix} file" if path.suffix else "a file without a suffix"
+    raise DataError(f"'{path}' is {kind}; give .csv or .npz")

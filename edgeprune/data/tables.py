@@ -36,7 +36,7 @@ def list_table(path: Path) -> Listing:
     if problem := _column_problem(columns, findings) or _row_problem(columns, rows):
         raise DataError(f"'{path}': {problem}")
     classes = findings or _label_names([row.cells["label"] for row in rows])
-    if len(classes) < 2 and not findings:
+    if "label" in columns and len(classes) == 1:
         raise DataError(f"'{path}': every label is '{classes[0]}'; a classifier needs two classes")
     files = tuple(_file(path, row, classes, bool(findings)) for row in rows)
     if missing := [file for file in files if not file.path.is_file()]:
@@ -130,8 +130,8 @@ def _cell_problem(column: str, value: str, single: bool) -> str | None:
 
 def _label_names(labels: Sequence[str]) -> tuple[str, ...]:
     """Order the classes by number where all are numbers, else by name."""
-    names = set(labels)
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+    names = sorted(set(labels))
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
 def _file(table: Path, row: Row, classes: tuple[str, ...], multi_label: bool) -> ListedFile:

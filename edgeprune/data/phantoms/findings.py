@@ -21,7 +21,7 @@ _FAINTEST: Final = 0.01
 
 def nodule(rng: np.random.Generator, chest: Chest) -> Field:
     """A small round opacity anywhere in one lung."""
-    return _round(rng, chest, (0.09, 0.16), (0.13, 0.30))
+    return _round(rng, chest, (0.11, 0.18), (0.22, 0.40))
 
 
 def mass(rng: np.random.Generator, chest: Chest) -> Field:
@@ -31,7 +31,7 @@ def mass(rng: np.random.Generator, chest: Chest) -> Field:
 
 def consolidation(rng: np.random.Generator, chest: Chest) -> Field:
     """A patch of filled air spaces with a ragged outline."""
-    return _patch(rng, chest, (0.22, 0.38), (0.10, 0.24))
+    return _patch(rng, chest, (0.28, 0.42), (0.17, 0.32))
 
 
 def infiltration(rng: np.random.Generator, chest: Chest) -> Field:
@@ -43,7 +43,7 @@ def effusion(rng: np.random.Generator, chest: Chest) -> Field:
     """Fluid over one diaphragm, rising towards the chest wall."""
     count = len(chest.u)
     outward = chest.side * chest.u - 0.35
-    level = uniform(rng, 0.03, 0.22, count) + 0.45 * np.maximum(outward, 0)
+    level = uniform(rng, 0.0, 0.20, count) + 0.45 * np.maximum(outward, 0)
     filled = ramp(chest.depth + level, 0.05) * chest.lungs * (chest.side * chest.u > 0)
     return _visible(uniform(rng, 0.16, 0.30, count) * filled)
 
@@ -62,8 +62,8 @@ def pneumothorax(rng: np.random.Generator, chest: Chest) -> Field:
     extent = uniform(rng, 0.70, 0.92, count)
     outside = (across / 0.34) ** 2 + (along / 0.86) ** 2 - extent
     upper = chest.lungs * (chest.side * chest.u > 0) * ramp(0.2 - chest.v, 0.2)
-    line = uniform(rng, 0.08, 0.16, count) * bump((outside / 0.14) ** 2)
-    return _visible(upper * (line - uniform(rng, 0.06, 0.14, count) * ramp(outside, 0.1)))
+    line = uniform(rng, 0.12, 0.22, count) * bump((outside / 0.14) ** 2)
+    return _visible(upper * (line - uniform(rng, 0.08, 0.18, count) * ramp(outside, 0.1)))
 
 
 def fibrosis(rng: np.random.Generator, chest: Chest) -> Field:
@@ -74,7 +74,7 @@ def fibrosis(rng: np.random.Generator, chest: Chest) -> Field:
         turns = (chest.u + lean * chest.v) * uniform(rng, 4.5, 6.5, count)
         net += bump((2 * np.abs(turns - np.floor(turns) - 0.5) / 0.6) ** 2)
     where = chest.lungs * ramp(chest.v - uniform(rng, 0.05, 0.25, count), 0.15)
-    return _visible(uniform(rng, 0.08, 0.18, count) * net * where)
+    return _visible(uniform(rng, 0.04, 0.13, count) * net * where)
 
 
 def _visible(added: Field) -> Field:
