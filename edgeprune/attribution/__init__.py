@@ -1,0 +1,1 @@
+"""Attribution of the decision to units."""

@@ -1,0 +1,6 @@
+"""Which channels of a captured graph hang together."""
+
+from edgeprune.axes.analysis import Analysis, analyse
+from edgeprune.axes.groups import ChannelGroup, Occurrence
+
+__all__ = ["Analysis", "ChannelGroup", "Occurrence", "analyse"]

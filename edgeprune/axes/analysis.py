@@ -1,0 +1,236 @@
+"""Which channels hang together: one pass over a captured graph.
+
+Every dimension of every parameter starts with units of its own; the rules of
+the operators tie them, and what ends up in the same places of the same
+parameters is a channel group. Invariant: whatever is not understood is frozen,
+so a cut is never wrong, only smaller than it could be.
+"""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+import edgeprune.axes.rules  # noqa: F401 - fills the rule table
+from edgeprune.axes.groups import ChannelGroup, group_units
+from edgeprune.axes.op import Findings, Kept, Op, bind, rule_for
+from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
+from edgeprune.axes.units import Axes, Axis, Units
+from edgeprune.capture import Captured, state
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """What is known about the axes of a captured model.
+
+    Attributes:
+        units: all units, with every tie found.
+        parameters: the axes of each parameter and buffer that the graph uses, by name.
+        findings: readers, costs and edits, in the order of the graph.
+        groups: the channel groups, in the order of the graph.
+        frozen: for each parameter that cannot shrink in some dimension, the
+            operators that stand in the way.
+    """
+
+    units: Units
+    parameters: Mapping[str, Axes]
+    findings: Findings
+    groups: tuple[ChannelGroup, ...]
+    frozen: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """Position of each unit in the concatenation of all groups; their number for none."""
+        total = sum(group.size for group in self.groups)
+        slots = np.full(len(self.units.parent), total)
+        start = 0
+        for group in self.groups:
+            slots[group.units] = np.arange(start, start + group.size)
+            start += group.size
+        return slots
+
+    def kept(self, keep: Mapping[str, NDArray[np.bool_]]) -> Kept:
+        """Return what stays of every axis when groups keep what their masks say."""
+        removed = np.zeros(len(self.units.parent), np.bool_)
+        for group in self.groups:
+            if group.name in keep:
+                removed[group.units] = ~keep[group.name]
+        return Kept(self.units, removed)
+
+    def count_macs(self, kept: Kept | None = None) -> int:
+        """Return the multiply-accumulates of one sample, of what is kept."""
+        kept = kept or self.kept({})
+        total = 0
+        for cost in self.findings.costs:
+            product = cost.constant
+            for axis in cost.axes:
+                product *= kept.count(axis)
+            total += product // cost.batch
+        return total
+
+    def count_parameters(self, names: frozenset[str], kept: Kept | None = None) -> int:
+        """Return the number of trainable values among the named parameters."""
+        kept = kept or self.kept({})
+        return sum(
+            int(np.prod([kept.count(axis) for axis in axes], dtype=np.int64))
+            for name, axes in self.parameters.items()
+            if name in names
+        )
+
+
+def analyse(captured: Captured) -> Analysis:
+    """Find the axes, readers, costs and channel groups of a captured model."""
+    module = captured.module
+    batch = PROBE_BATCH if captured.dynamic_batch else len(captured.sample)
+    shapes = infer_shapes(module, captured.sample, batch=batch)
+    walk = _Walk(shapes, state(module), batch)
+    for node in module.graph.nodes:
+        walk.visit(node)
+    parameters = {
+        name: tuple(walk.units.resolve(a) for a in axes) for name, axes in walk.first.items()
+    }
+    return Analysis(
+        units=walk.units,
+        parameters=parameters,
+        findings=walk.findings,
+        groups=group_units(walk.units, parameters, walk.findings),
+        frozen=_frozen(walk.units, walk.first, parameters),
+    )
+
+
+class _Walk:
+    """The state of one pass: axes of every value seen so far."""
+
+    def __init__(
+        self, shapes: Mapping[str, Value], tensors: Mapping[str, Tensor], batch: int
+    ) -> None:
+        self.shapes = shapes
+        self.tensors = tensors
+        self.batch = batch
+        self.units = Units()
+        self.findings = Findings()
+        self.axes: dict[str, Any] = {}
+        self.first: dict[str, Axes] = {}
+        self.by_identity: dict[int, Axes] = {}
+        self.from_input: set[str] = set()
+
+    def visit(self, node: fx.Node) -> None:
+        """Give the node its axes."""
+        shape = self.shapes[node.name]
+        if any(source.name in self.from_input for source in node.all_input_nodes):
+            self.from_input.add(node.name)
+        match node.op:
+            case "placeholder":
+                self.from_input.add(node.name)
+                self.axes[node.name] = _plain(shape)
+            case "get_attr":
+                self.axes[node.name] = self._parameter(str(node.target))
+            case "output":
+                self._lock_all(self._value(node.args[0]), "model output")
+            case _ if node.target is operator.getitem:
+                self.axes[node.name] = self._item(node)
+            case _:
+                self.axes[node.name] = self._call(node, shape)
+
+    def _parameter(self, name: str) -> Axes:
+        # By identity: a tied parameter has several names and one set of units.
+        tensor = self.tensors[name]
+        axes = self.by_identity.get(id(tensor))
+        if axes is None:
+            axes = tuple(self.units.fresh_axis(size) for size in tensor.shape)
+            self.by_identity[id(tensor)] = axes
+            self.first[name] = axes
+        return axes
+
+    def _item(self, node: fx.Node) -> Any:  # noqa: ANN401
+        source, index = node.args
+        value = self._value(source)
+        return value[index] if isinstance(value, list) else value
+
+    def _call(self, node: fx.Node, shape: Value) -> Any:  # noqa: ANN401
+        if not isinstance(shape, tuple | list):
+            return shape
+        rule = rule_for(node.target)
+        if rule is None:
+            reason = f"{node.target} at {node.meta.get('module', '')}: no rule"
+            for source in node.all_input_nodes:
+                self._lock_all(self.axes[source.name], reason)
+            return _plain(shape)
+        op = self._op(node, shape)
+        values = [self._value(argument) for argument in op.arguments.values()]
+        axes = rule(op, *values)
+        _check(op, axes, shape)
+        return axes
+
+    def _op(self, node: fx.Node, shape: tuple[int, ...] | list[Any]) -> Op:
+        several = shape if isinstance(shape, list) else [shape]
+        arguments = bind(node)
+        # Views of sizes that code computed: -1 and symbols become numbers where a rule reads them.
+        dependent = [source.name in self.from_input for source in node.all_input_nodes]
+        tensors = [s for s in node.all_input_nodes if isinstance(self.shapes[s.name], tuple)]
+        return Op(
+            node=node,
+            units=self.units,
+            findings=self.findings,
+            shape=tuple(several[0]),
+            shapes=tuple(tuple(s) for s in several),
+            arguments=arguments,
+            batch=self.batch,
+            depends_on_input=any(dependent),
+            both_depend_on_input=all(t.name in self.from_input for t in tensors),
+        )
+
+    def _value(self, argument: object) -> Any:  # noqa: ANN401
+        """Return an argument as rules see it: axes for tensors, numbers for sizes."""
+        match argument:
+            case fx.Node():
+                return self.axes[argument.name]
+            case list() | tuple():
+                return [self._value(item) for item in argument]
+            case _:
+                return argument
+
+    def _lock_all(self, value: object, reason: str) -> None:
+        match value:
+            case Axis():
+                self.units.lock(value, reason)
+            case tuple() | list():
+                for item in value:
+                    self._lock_all(item, reason)
+
+
+def _plain(shape: Value) -> Any:  # noqa: ANN401
+    """Return frozen axes of a shape, or of each shape in a list."""
+    if isinstance(shape, list):
+        return [_plain(item) for item in shape]
+    return tuple(Axis(size) for size in shape) if isinstance(shape, tuple) else shape
+
+
+def _check(op: Op, axes: object, shape: Value) -> None:
+    """Hold a rule to the shape that the operator really has."""
+    found = (
+        [tuple(a.size for a in t) for t in axes]
+        if isinstance(axes, list)
+        else [
+            tuple(a.size for a in axes)  # type: ignore[attr-defined]
+        ]
+    )
+    if found != list(op.shapes):
+        raise AssertionError(f"rule for {op.where} gave {found} for {shape}")
+
+
+def _frozen(
+    units: Units, first: Mapping[str, Axes], resolved: Mapping[str, Axes]
+) -> dict[str, tuple[str, ...]]:
+    frozen: dict[str, tuple[str, ...]] = {}
+    for name, axes in resolved.items():
+        stuck = [a for a, r in zip(first[name], axes, strict=True) if a.size > 1 and r.frozen]
+        reasons = sorted(frozenset().union(*(units.reasons_of(axis) for axis in stuck)))
+        if reasons:
+            frozen[name] = tuple(reasons)
+    return frozen

@@ -1,0 +1,230 @@
+"""One operator of the graph, as a rule sees it.
+
+A rule is a function from the axes of an operator's inputs to the axes of its
+outputs. It takes ``Op`` and then the operator's arguments in the order of its
+schema, each tensor as ``Axes``, each list of tensors as a list of ``Axes``,
+everything else as it is. Through ``Op`` it states ties, says where units are
+read, what the operator costs, and which constants follow a cut.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from edgeprune.axes.units import Axes, Axis, Units, kept_mask
+
+Rule = Callable[..., Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A place where units are contracted: where their value is used.
+
+    Attributes:
+        node: name of the operator.
+        module: path of the module that it came from.
+        argument: name of the operand in the operator's schema.
+        dim: dimension of the operand.
+        axis: that dimension, with only the columns that are contracted here.
+    """
+
+    node: str
+    module: str
+    argument: str
+    dim: int
+    axis: Axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Multiply-accumulates per sample: ``constant`` times the kept sizes of axes, by ``batch``."""
+
+    node: str
+    constant: int
+    axes: Axes
+    batch: int
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A symbolic size that shrinks with an axis: ``size · new // old``."""
+
+    size: fx.Node
+    new: int
+    old: int
+
+
+class Kept:
+    """Which positions of an axis stay, once it is known which units go."""
+
+    def __init__(self, units: Units, removed: NDArray[np.bool_]) -> None:
+        """Take the roots to remove as a mask over all units."""
+        self._units = units
+        self._removed = removed
+
+    def mask(self, axis: Axis) -> NDArray[np.bool_]:
+        """Return the kept positions of an axis, (size,) of bool."""
+        return kept_mask(self._units.resolve(axis), self._removed)
+
+    def count(self, axis: Axis) -> int:
+        """Return how many positions of an axis stay."""
+        return int(self.mask(axis).sum()) if axis.columns else axis.size
+
+    def before(self, axis: Axis, index: int) -> int:
+        """Return the new index of what was at ``index``."""
+        return int(self.mask(axis)[:index].sum())
+
+
+Rewrite = Callable[[Kept], Mapping[str, object]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """How an operator changes with a cut: arguments by name, sometimes the operator itself."""
+
+    node: str
+    rewrite: Rewrite
+    target: Any = None
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What rules state besides the axes themselves, in the order of the graph."""
+
+    readers: list[Reader] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    statistics: list[tuple[str, Axis]] = field(default_factory=list)
+    marks: list[tuple[str, Axis]] = field(default_factory=list)
+    producers: list[tuple[str, str, Axis]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """The operator under analysis: what rules may ask and state.
+
+    ``shape`` is that of its output, ``shapes`` those of all its outputs;
+    ``arguments`` are as in the graph, by name.
+    """
+
+    node: fx.Node
+    units: Units
+    findings: Findings
+    shape: Shape
+    shapes: tuple[Shape, ...]
+    arguments: Mapping[str, Any]
+    batch: int
+    depends_on_input: bool
+    both_depend_on_input: bool
+
+    @property
+    def returns_list(self) -> bool:
+        """Whether the operator returns several tensors."""
+        returns = self.node.target._schema.returns  # type: ignore[union-attr]
+        return len(returns) > 1 or "[]" in str(returns[0].type)
+
+    @property
+    def where(self) -> str:
+        """Name the operator and the module it came from, for people."""
+        module = self.node.meta.get("module", "")
+        return f"{self.node.target} at {module}" if module else str(self.node.target)
+
+    def unify(self, a: Axis, b: Axis) -> None:
+        """State that two axes lose the same positions."""
+        self.units.unify(a, b, self.where)
+
+    def lock(self, *axes: Axis, why: str = "") -> None:
+        """State that axes lose nothing."""
+        for axis in axes:
+            self.units.lock(axis, f"{self.where} ({why})" if why else self.where)
+
+    def fix(self, *axes: Axis) -> None:
+        """State that axes are no channels by nature: tokens, space, kernels."""
+        for axis in axes:
+            self.units.lock(axis, "")
+
+    def split(self, axis: Axis, sizes: Sequence[int]) -> Axes:
+        """Split an axis as a reshape would."""
+        return self.units.split(axis, sizes, self.where)
+
+    def reads(self, argument: str, dim: int, axis: Axis) -> None:
+        """State that an operand's dimension is contracted, and by which columns."""
+        module = self.node.meta.get("module", "")
+        self.findings.readers.append(
+            Reader(node=self.node.name, module=module, argument=argument, dim=dim, axis=axis)
+        )
+
+    def averages(self, axis: Axis) -> None:
+        """State that the operator takes statistics over an axis."""
+        self.findings.statistics.append((self.node.name, axis))
+
+    def costs(self, constant: int, *axes: Axis) -> None:
+        """State the multiply-accumulates: a constant times kept sizes, the batch among them."""
+        batch = self.batch if self.depends_on_input else 1
+        cost = Cost(node=self.node.name, constant=constant, axes=axes, batch=batch)
+        self.findings.costs.append(cost)
+
+    def produces(self, weight: str, kind: str, axis: Axis) -> None:
+        """State that a weight brings forth an axis, with the kind of units that makes."""
+        operand = self.arguments[weight]
+        name = str(operand.target) if isinstance(operand, fx.Node) else ""
+        is_parameter = isinstance(operand, fx.Node) and operand.op == "get_attr"
+        self.findings.producers.append((name if is_parameter else "", kind, axis))
+
+    def mark(self, kind: str, axis: Axis) -> None:
+        """State what the units of an axis are."""
+        self.findings.marks.append((kind, axis))
+
+    def on_cut(self, rewrite: Rewrite, target: object = None) -> None:
+        """State how the operator's constants follow a cut."""
+        self.findings.edits.append(Edit(node=self.node.name, rewrite=rewrite, target=target))
+
+
+RULES: Final[dict[str, Rule]] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operators, by their names without overload or underscore."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def rule_for(target: object) -> Rule | None:
+    """Find the rule of an operator; its in-place form shares it."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    namespace, _, name = target._schema.name.partition("::")
+    return RULES.get(f"{namespace}.{name.rstrip('_')}")
+
+
+def bind(node: fx.Node) -> dict[str, Any]:
+    """Return a node's arguments by the names of its operator's schema, defaults filled in."""
+    schema = node.target._schema  # type: ignore[union-attr]  # only called on ATen operators
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(schema.arguments):
+        if position < len(node.args) and not argument.kwarg_only:
+            bound[argument.name] = node.args[position]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def set_arguments(node: fx.Node, values: Mapping[str, Any]) -> None:
+    """Set arguments of an ATen node by the names of its schema."""
+    bound = bind(node) | dict(values)
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    node.args = tuple(bound[a.name] for a in arguments if not a.kwarg_only)
+    changed = {a.name: bound[a.name] for a in arguments if a.kwarg_only}
+    node.kwargs = {k: v for k, v in changed.items() if k in node.kwargs or k in values}

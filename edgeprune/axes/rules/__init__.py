@@ -1,0 +1,9 @@
+"""The rule table: importing this package fills it.
+
+One small function per operator or family of operators. An operator that has
+none freezes what it touches.
+"""
+
+from edgeprune.axes.rules import contraction, normalisation, pointwise, reduction, shape
+
+__all__ = ["contraction", "normalisation", "pointwise", "reduction", "shape"]

@@ -1,0 +1,271 @@
+"""Operators that move, split, merge, select or join axes."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from edgeprune.axes.op import Kept, Op, Scaled, rule
+from edgeprune.axes.units import Axes, Axis, concatenate, merge, take
+
+
+@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten")
+def reshape(op: Op, x: Axes, *rest: object) -> Axes:
+    """Match runs of axes with equal products; merge each run and split it anew."""
+    out: list[Axis] = []
+    for sources, sizes in _blocks([axis.size for axis in x], op.shape):
+        out += _reblock(op, [x[i] for i in sources], [op.shape[i] for i in sizes])
+    result = tuple(out)
+    if "size" in op.arguments or "shape" in op.arguments:
+        name = "size" if "size" in op.arguments else "shape"
+        _resize(op, name, result)
+    elif "sizes" in op.arguments:
+        dim = op.arguments["dim"] % len(x)
+        _resize(op, "sizes", result[dim : dim + len(op.arguments["sizes"])])
+    return result
+
+
+def _reblock(op: Op, sources: Sequence[Axis], sizes: Sequence[int]) -> Axes:
+    if len(sources) == 1 and len(sizes) == 1:
+        return (sources[0],)
+    flat = merge(sources)
+    return (flat,) if len(sizes) == 1 else op.split(flat, sizes)
+
+
+def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Cut two shapes of equal volume into the shortest runs of equal volume."""
+    i = j = 0
+    while i < len(old) or j < len(new):
+        sources, sizes = [], []
+        a = b = 1
+        if i < len(old):
+            sources, a, i = [i], old[i], i + 1
+        if j < len(new):
+            sizes, b, j = [j], new[j], j + 1
+        while a != b:
+            if a < b:
+                sources.append(i)
+                a, i = a * old[i], i + 1
+            else:
+                sizes.append(j)
+                b, j = b * new[j], j + 1
+        yield sources, sizes
+
+
+def _resize(op: Op, name: str, axes: Axes) -> None:
+    """State that a list of sizes follows the axes that it describes."""
+
+    def rewrite(kept: Kept) -> dict[str, object]:
+        sizes = list(op.arguments[name])
+        for d, axis in enumerate(axes):
+            new = kept.count(axis)
+            if new == axis.size or (isinstance(sizes[d], int) and sizes[d] == -1):
+                continue
+            is_symbol = isinstance(sizes[d], torch.fx.Node)
+            sizes[d] = Scaled(sizes[d], new, axis.size) if is_symbol else new
+        return {name: sizes}
+
+    op.on_cut(rewrite)
+
+
+@rule("aten.permute")
+def permute(op: Op, x: Axes, dims: list[int]) -> Axes:
+    """Reorder axes."""
+    return tuple(x[d] for d in dims)
+
+
+@rule("aten.transpose", "aten.swapaxes", "aten.movedim")
+def transpose(op: Op, x: Axes, first: int, second: int) -> Axes:
+    """Exchange two axes, or move one."""
+    axes = list(x)
+    if "movedim" in str(op.node.target):
+        axes.insert(second % len(x), axes.pop(first))
+    else:
+        axes[first], axes[second] = axes[second], axes[first]
+    return tuple(axes)
+
+
+@rule("aten.t", "aten.numpy_T")
+def transpose_matrix(op: Op, x: Axes) -> Axes:
+    """Exchange the axes of a matrix."""
+    return tuple(reversed(x))
+
+
+@rule("aten.squeeze", "aten.unsqueeze")
+def squeeze(op: Op, x: Axes, dims: int | list[int] | None = None) -> Axes:
+    """Drop or add axes of size 1."""
+    adds = len(op.shape) > len(x)
+    if adds:
+        assert isinstance(dims, int)
+        axes = list(x)
+        axes.insert(dims % (len(x) + 1), Axis(1))
+        return tuple(axes)
+    chosen = range(len(x)) if dims is None else ([dims] if isinstance(dims, int) else dims)
+    drop = {d % len(x) for d in chosen if x[d].size == 1}
+    op.lock(*(x[d] for d in drop))
+    return tuple(axis for d, axis in enumerate(x) if d not in drop)
+
+
+@rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+def expand(op: Op, x: Axes, *rest: object) -> Axes:
+    """Repeat axes of size 1, which come out frozen."""
+    new = len(op.shape) - len(x)
+    out = [Axis(size) for size in op.shape[:new]]
+    for axis, size in zip(x, op.shape[new:], strict=True):
+        if axis.size != size:
+            op.lock(axis, why="expanded from size 1")
+        out.append(axis if axis.size == size else Axis(size))
+    if "size" in op.arguments:
+        _resize(op, "size", tuple(out))
+    return tuple(out)
+
+
+@rule("aten.cat", "aten.concat")
+def cat(op: Op, tensors: list[Axes], dim: int) -> Axes:
+    """Lay one axis end to end and unite the others."""
+    tensors = [t for t in tensors if not (len(t) == 1 and t[0].size == 0)]
+    dim %= len(tensors[0])
+    for other in tensors[1:]:
+        for d, (a, b) in enumerate(zip(tensors[0], other, strict=True)):
+            if d != dim:
+                op.unify(a, b)
+    out = list(tensors[0])
+    out[dim] = concatenate([op.units.resolve(t[dim]) for t in tensors])
+    return tuple(out)
+
+
+@rule("aten.stack")
+def stack(op: Op, tensors: list[Axes], dim: int) -> Axes:
+    """Unite all axes; the new one is frozen."""
+    for other in tensors[1:]:
+        for a, b in zip(tensors[0], other, strict=True):
+            op.unify(a, b)
+    out = list(tensors[0])
+    out.insert(dim % (len(out) + 1), Axis(len(tensors)))
+    return tuple(out)
+
+
+@rule("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split")
+def split(op: Op, x: Axes, how: object, dim: int = 0) -> list[Axes]:
+    """Slice one axis into pieces, which a cut sizes by what each keeps."""
+    dim %= len(x)
+    sizes = [shape[dim] for shape in op.shapes]
+    starts = np.cumsum([0, *sizes])
+    pieces = [take(x[dim], slice(a, b)) for a, b in zip(starts, starts[1:], strict=False)]
+    op.on_cut(
+        lambda kept: {"split_sizes": [kept.count(piece) for piece in pieces], "dim": dim},
+        target=torch.ops.aten.split_with_sizes.default,
+    )
+    return [(*x[:dim], piece, *x[dim + 1 :]) for piece in pieces]
+
+
+@rule("aten.unbind")
+def unbind(op: Op, x: Axes, dim: int) -> list[Axes]:
+    """Take an axis apart, which therefore loses nothing."""
+    dim %= len(x)
+    op.lock(x[dim], why="taken apart")
+    return [(*x[:dim], *x[dim + 1 :]) for _ in op.shapes]
+
+
+@rule("aten.select")
+def select(op: Op, x: Axes, dim: int, index: int) -> Axes:
+    """Take one position, which must stay; a cut moves its index."""
+    dim %= len(x)
+    index %= x[dim].size
+    op.lock(take(x[dim], slice(index, index + 1)), why="selected position")
+    op.on_cut(lambda kept: {"index": kept.before(x[dim], index)})
+    return (*x[:dim], *x[dim + 1 :])
+
+
+@rule("aten.slice")
+def slice_(op: Op, x: Axes, dim: int, start: int | None, end: int | None, step: int) -> Axes:
+    """Take a range of positions; a cut moves its ends."""
+    dim %= len(x)
+    axis = x[dim]
+    symbolic = any(isinstance(op.arguments[k], torch.fx.Node) for k in ("start", "end", "step"))
+    if step != 1 or symbolic:
+        op.lock(axis, why="strided or symbolic range")
+        return (*x[:dim], Axis(op.shape[dim]), *x[dim + 1 :])
+    first, last, _ = slice(start, end).indices(axis.size)
+    op.on_cut(
+        lambda kept: (
+            {"start": kept.before(axis, first), "end": kept.before(axis, last)}
+            if kept.count(axis) < axis.size
+            else {}
+        )
+    )
+    return (*x[:dim], take(axis, slice(first, last)), *x[dim + 1 :])
+
+
+@rule("aten.flip")
+def flip(op: Op, x: Axes, dims: list[int]) -> Axes:
+    """Reverse axes."""
+    turned = {d % len(x) for d in dims}
+    back = slice(None, None, -1)
+    return tuple(take(axis, back) if d in turned else axis for d, axis in enumerate(x))
+
+
+@rule("aten.roll")
+def roll(op: Op, x: Axes, shifts: object, dims: list[int]) -> Axes:
+    """Lock the axes that are rolled."""
+    chosen = {d % len(x) for d in dims} or set(range(len(x)))
+    op.lock(*(x[d] for d in chosen), why="rolled")
+    return x
+
+
+@rule("aten.pad", "aten.constant_pad_nd")
+def pad(op: Op, x: Axes, amounts: list[int], *rest: object) -> Axes:
+    """Add positions without units at the ends of axes."""
+    out = list(x)
+    constant = not rest or rest[0] == "constant" or not isinstance(rest[0], str)
+    for k in range(len(amounts) // 2):
+        d = len(x) - 1 - k
+        before, after = amounts[2 * k : 2 * k + 2]
+        if before == after == 0:
+            continue
+        if before < 0 or after < 0 or not constant:
+            op.lock(x[d], why="padded from its own values, or cropped")
+        ends = Axis(max(before, 0)), Axis(max(after, 0))
+        padded = concatenate([ends[0], op.units.resolve(x[d]), ends[1]])
+        out[d] = padded if padded.size == op.shape[d] else Axis(op.shape[d])
+    return tuple(out)
+
+
+@rule(
+    "aten.arange", "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.scalar_tensor",
+    "aten.linspace", "aten.eye", "aten.meshgrid", "aten.zeros_like", "aten.ones_like",
+    "aten.full_like",
+)  # fmt: skip
+def constant(op: Op, *arguments: object) -> Axes | list[Axes]:
+    """Make constants, whose axes are frozen; what they take the shape of keeps it."""
+    for argument in arguments:
+        if isinstance(argument, tuple) and argument and isinstance(argument[0], Axis):
+            op.lock(*argument, why="shape taken as a constant")
+    made = [tuple(Axis(size) for size in shape) for shape in op.shapes]
+    return made if op.returns_list else made[0]
+
+
+@rule("aten.embedding")
+def embedding(op: Op, weight: Axes, indices: Axes, *rest: object) -> Axes:
+    """Look up rows, which must stay; columns pass."""
+    op.lock(weight[0], *indices, why="looked up")
+    return (*indices, weight[1])
+
+
+@rule("aten.index")
+def index(op: Op, x: Axes, indices: list[Axes | None]) -> Axes:
+    """Look up positions along axes, which must stay; adjacent or leading lookups pass the rest."""
+    looked_up = [d for d, item in enumerate(indices) if item is not None]
+    op.lock(*(x[d] for d in looked_up), why="looked up")
+    for item in indices:
+        if item is not None:
+            op.lock(*item, why="an index")
+    adjacent = looked_up == list(range(looked_up[0], looked_up[-1] + 1))
+    rest = [axis for d, axis in enumerate(x) if d not in looked_up]
+    if not adjacent:
+        op.lock(*rest, why="lookups that are not adjacent")
+        return tuple(Axis(size) for size in op.shape)
+    made = len(op.shape) - len(rest)
+    lead = looked_up[0]
+    fresh = [Axis(size) for size in op.shape[lead : lead + made]]
+    return (*rest[:lead], *fresh, *rest[lead:])

@@ -1,0 +1,57 @@
+"""The shape of every value in a graph, at one concrete batch size.
+
+Every value runs as a fake tensor, so nothing is computed. The batch is a prime
+that no model uses as a size: a reshape can then be matched by sizes alone.
+"""
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+PROBE_BATCH: Final = 7
+
+Value = tuple[int, ...] | list[Any] | int | float | None
+
+
+def infer_shapes(module: fx.GraphModule, sample: Tensor, *, batch: int) -> dict[str, Value]:
+    """Return for each node its shape, a list of shapes, or its number."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        recorder = _Recorder(module, mode)
+        recorder.run(torch.empty(batch, *sample.shape[1:], dtype=sample.dtype))
+    return recorder.found
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(module)
+        self.mode = mode
+        self.found: dict[str, Value] = {}
+
+    def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as the base class has it
+        value = super().fetch_attr(target)
+        return (
+            self.mode.from_tensor(value, static_shapes=True) if isinstance(value, Tensor) else value
+        )
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as the base class has it
+        result = super().run_node(n)
+        self.found[n.name] = _describe(result)
+        return result
+
+
+def _describe(value: object) -> Value:
+    match value:
+        case Tensor():
+            return tuple(int(size) for size in value.shape)
+        case tuple() | list():
+            return [_describe(item) for item in value]
+        case bool() | None:
+            return None
+        case int() | float():
+            return value
+        case torch.SymInt():
+            return int(value)
+        case _:
+            return None

@@ -1,0 +1,87 @@
+"""The physical removal: smaller tensors, and a graph whose constants agree.
+
+What is kept of every axis follows from which units go. Parameters keep those
+positions, operators get the sizes, groups and ranges that the analysis noted.
+Invariant: the cut model equals the dense one with the removed units' gates at
+0, and a plan that removes nothing gives the dense model bit for bit.
+"""
+
+import math
+import operator
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.axes.analysis import Analysis, analyse
+from edgeprune.axes.op import Kept, Scaled, set_arguments
+from edgeprune.capture import MODULE, Captured, assemble, state, trainable
+from edgeprune.errors import PlanError
+from edgeprune.plan import Plan
+
+
+def cut(dense: Captured, plan: Plan) -> Captured:
+    """Remove the units that the plan does not keep.
+
+    Raises:
+        PlanError: the plan is for another model, or leaves a tensor empty.
+    """
+    analysis = analyse(dense)
+    kept = analysis.kept(plan.masks(analysis.groups))
+    tensors = cut_tensors(analysis, kept, state(dense.module))
+    graph = cut_graph(analysis, kept, dense.module.graph)
+    module = assemble(graph, tensors, trainable(dense.module))
+    return dense.with_module(module, plan=plan.to_dict())
+
+
+def cut_tensors(analysis: Analysis, kept: Kept, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Select the kept positions of every dimension; tied tensors stay tied."""
+    done: dict[int, Tensor] = {}
+    for name, axes in analysis.parameters.items():
+        tensor = tensors[name].detach()
+        for dim, axis in enumerate(axes):
+            if not axis.columns:
+                continue
+            mask = kept.mask(axis)
+            if not mask.any():
+                raise PlanError(f"the plan leaves nothing of '{name}' along dimension {dim}")
+            if not mask.all():
+                tensor = tensor.index_select(dim, torch.from_numpy(mask.nonzero()[0]))
+        done[id(tensors[name])] = tensor.clone()
+    return {name: done[id(tensor)] for name, tensor in tensors.items()}
+
+
+def cut_graph(analysis: Analysis, kept: Kept, graph: fx.Graph) -> fx.Graph:
+    """Copy the graph with every constant that follows the cut."""
+    smaller = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = smaller.node_copy(node, lambda source: copies[source])
+        copies[node].meta = {MODULE: node.meta.get(MODULE, "")}
+    by_name = {node.name: copy for node, copy in copies.items()}
+    for edit in analysis.findings.edits:
+        node = by_name[edit.node]
+        values = edit.rewrite(kept)
+        if edit.target is not None and node.target is not edit.target:
+            node.args, node.kwargs = (node.args[0],), {}
+            node.target = edit.target
+        with smaller.inserting_before(node):
+            set_arguments(
+                node,
+                {name: _materialise(smaller, value, by_name) for name, value in values.items()},
+            )
+    return smaller
+
+
+def _materialise(graph: fx.Graph, value: object, copies: dict[str, fx.Node]) -> object:
+    """Turn what a rule stated into an argument: numbers, nodes, scaled symbols."""
+    match value:
+        case list():
+            return [_materialise(graph, item, copies) for item in value]
+        case fx.Node():
+            return copies[value.name]
+        case Scaled(size=size, new=new, old=old):
+            shared = math.gcd(new, old)
+            product = graph.call_function(operator.mul, (copies[size.name], new // shared))
+            return graph.call_function(operator.floordiv, (product, old // shared))
+        case _:
+            return value
