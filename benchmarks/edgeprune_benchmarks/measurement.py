@@ -31,15 +31,15 @@ class Subject:
 class MeasureSettings:
     """How much to measure, and under which conditions.
 
-    One round per subject costs a start, a load and the warm-up; more rounds, not
-    longer ones, are what narrows the interval when processes differ.
+    A process keeps the memory layout it happened to get, and equal processes differ
+    by a per cent or two for life. So many short rounds say more than a few long ones.
     """
 
     threads: int = 1
     batch: int = 1
     precision: str = "f32"
     cpus: tuple[int, ...] | None = None  # None: the runner picks, and reports which
-    rounds: int = 5
+    rounds: int = 7  # fresh processes of each subject
     blocks: int = 8  # of each subject in a round
     block_seconds: float = 0.25
     block_inferences: int = 5  # at least, however long they take
@@ -58,14 +58,14 @@ class MeasureSettings:
 
     @classmethod
     def quick(cls, *, threads: int = 1, batch: int = 1) -> "MeasureSettings":
-        """Return settings that finish a small model in about 10 seconds."""
+        """Return settings that finish a small model in about 15 seconds."""
         return cls(
             threads=threads,
             batch=batch,
-            rounds=3,
-            blocks=6,
-            block_seconds=0.12,
-            warmup_seconds=0.25,
+            rounds=5,
+            blocks=4,
+            block_seconds=0.1,
+            warmup_seconds=0.15,
             warmup_limit=3.0,
         )
 

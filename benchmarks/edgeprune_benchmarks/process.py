@@ -22,6 +22,7 @@ from edgeprune.errors import MeasureError
 
 RUNNER: Final = Path(__file__).with_name("device_runner.py")
 KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT")
+GRACE: Final = 5.0  # seconds between the end of a child's output and its own
 LAST_WORDS: Final = 2000  # characters of stderr that an error shows
 
 Answer: TypeAlias = Mapping[str, Any]
@@ -119,7 +120,7 @@ class RunnerProcess:
 
     def _died(self, do: str) -> MeasureError:
         try:
-            code = self._child.wait(timeout=5)
+            code = self._child.wait(timeout=GRACE)
         except subprocess.TimeoutExpired:
             return self._failed(f"closed its output during {do!r}")
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -97,7 +97,7 @@ def noise_floor(ratio: Ratio) -> float:
 
 def _block_medians(blocks: Blocks) -> Floats:
     """Return the median of every block as (runs, blocks), in nanoseconds."""
-    if not blocks or any(not run or not all(run) for run in blocks):
+    if 0 in {len(blocks), *map(len, blocks), *(len(block) for run in blocks for block in run)}:
         raise MeasureError("a run without times cannot be summarised")
     if len({len(run) for run in blocks}) > 1:
         raise MeasureError(f"runs have different numbers of blocks: {[len(run) for run in blocks]}")
