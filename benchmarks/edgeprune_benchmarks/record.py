@@ -145,6 +145,8 @@ def read_record(path: Path) -> Record:
     version = value.get("schema_version") if isinstance(value, Mapping) else None
     if version is None:
         raise MeasureError(f"{path} is not a record: it has no schema_version")
+    if not isinstance(version, int):
+        raise MeasureError(f"{path} is not a record: its schema_version {version!r} is no number")
     if version != SCHEMA_VERSION:
         advice = "upgrade edgeprune" if version > SCHEMA_VERSION else "measure again"
         reads = f"this edgeprune reads version {SCHEMA_VERSION}"

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from edgeprune_benchmarks.process import RunnerProcess
 
 from edgeprune.errors import MeasureError
+from edgeprune_benchmarks.process import RunnerProcess
 
 from .conftest import Tiny
 
@@ -57,7 +57,15 @@ def test_a_runner_that_hangs_is_given_up_and_ended() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["hello", "[1]", "null", '{"id": 1}', '{"id": 2, "ok": true}', '{"id": 1, "ok": false}', "\\xff"],
+    [
+        "hello",
+        "[1]",
+        "null",
+        '{"id": 1}',
+        '{"id": 2, "ok": true}',
+        '{"id": 1, "ok": false}',
+        "\\xff",
+    ],
 )
 def test_garbage_on_stdout_is_named(line: str) -> None:
     with (
