@@ -143,7 +143,7 @@ def _exposed(rng: np.random.Generator, attenuation: Field) -> Image:
     mottle = (
         grain + np.roll(grain, 1, 1) + np.roll(grain, 1, 2) + np.roll(grain, (1, 1), (1, 2))
     ) / 2
-    noise = uniform(rng, 0.02, 0.05, count) * mottle
+    noise = uniform(rng, 0.02, 0.045, count) * mottle
     grey = uniform(rng, 0.85, 1.20, count) * (attenuation + field + noise)
     grey += uniform(rng, 0.02, 0.14, count)
     return np.clip(np.rint(grey * 255), 0, 255).astype(np.uint8)

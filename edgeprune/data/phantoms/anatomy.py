@@ -142,7 +142,7 @@ def _distractors(rng: np.random.Generator, u: Field, v: Field, lungs: Field) -> 
         x = rng.choice([-1.0, 1.0], (count, 1, 1)) * uniform(rng, 0.20, 0.50, count)
         y = uniform(rng, -0.35, 0.35, count)
         squared = ((u - x) ** 2 + (v - y) ** 2) / uniform(rng, 0.05, 0.07, count) ** 2
-        shadows += uniform(rng, 0.0, 0.18, count) * bump(squared) * lungs
+        shadows += uniform(rng, 0.0, 0.16, count) * bump(squared) * lungs
     height, apart = uniform(rng, 0.32, 0.46, count), uniform(rng, 0.42, 0.54, count)
     squared = ((np.abs(u) - apart) ** 2 + (v - height) ** 2) / 0.09**2
     shadows += np.maximum(uniform(rng, -0.15, 0.15, count), 0) * bump(squared)

@@ -21,12 +21,12 @@ _FAINTEST: Final = 0.01
 
 def nodule(rng: np.random.Generator, chest: Chest) -> Field:
     """A small round opacity anywhere in one lung."""
-    return _round(rng, chest, (0.11, 0.18), (0.22, 0.40))
+    return _round(rng, chest, (0.11, 0.18), (0.26, 0.44))
 
 
 def mass(rng: np.random.Generator, chest: Chest) -> Field:
     """A large round opacity anywhere in one lung."""
-    return _round(rng, chest, (0.20, 0.30), (0.16, 0.30))
+    return _round(rng, chest, (0.22, 0.32), (0.22, 0.36))
 
 
 def consolidation(rng: np.random.Generator, chest: Chest) -> Field:
@@ -43,7 +43,7 @@ def effusion(rng: np.random.Generator, chest: Chest) -> Field:
     """Fluid over one diaphragm, rising towards the chest wall."""
     count = len(chest.u)
     outward = chest.side * chest.u - 0.35
-    level = uniform(rng, 0.0, 0.20, count) + 0.45 * np.maximum(outward, 0)
+    level = uniform(rng, 0.02, 0.22, count) + 0.45 * np.maximum(outward, 0)
     filled = ramp(chest.depth + level, 0.05) * chest.lungs * (chest.side * chest.u > 0)
     return _visible(uniform(rng, 0.16, 0.30, count) * filled)
 
