@@ -154,10 +154,9 @@ def _truth(logits: Logits, labels: Labels, classes: int) -> Bools:
             )
         return labels.astype(bool)
     numbers = np.arange(classes)
-    if not np.isin(labels, numbers).all():
-        raise MeasureError(
-            f"labels outside 0 … {classes - 1}: {sorted(set(labels) - set(numbers))}"
-        )
+    strangers = np.setdiff1d(labels, numbers).tolist()
+    if strangers:
+        raise MeasureError(f"labels outside 0 … {classes - 1}: {strangers}")
     return np.asarray(labels[:, None] == numbers)
 
 

@@ -74,15 +74,15 @@ def test_more_work_is_found_to_be_slower(tiny: Tiny, heavy: Path) -> None:
 
 def test_a_precision_that_was_not_honoured_taints_the_comparison(tiny: Tiny) -> None:
     subject = Subject(name="tiny", artifact=tiny.onnx)
-    found = compare(subject, subject, images(1), replace(BRIEF, rounds=1, precision="bf16"))
+    found = compare(subject, subject, images(1), replace(BRIEF, precision="bf16"))
     assert "tiny ran in f32, not in bf16" in found.tainted
 
 
 def test_a_warm_up_that_did_not_settle_taints_the_comparison(tiny: Tiny) -> None:
     subject = Subject(name="tiny", artifact=tiny.onnx)
-    hasty = replace(BRIEF, rounds=1, warmup_limit=0.0, warmup_seconds=1e-6)
+    hasty = replace(BRIEF, warmup_limit=0.0, warmup_seconds=1e-6)
     found = compare(subject, subject, images(1), hasty)
-    assert "tiny was not steady after its warm-up in 1 of 1 runs" in found.tainted
+    assert "tiny was not steady after its warm-up in 2 of 2 runs" in found.tainted
 
 
 def test_predict_equals_the_network_for_an_array_and_for_an_iterator(
@@ -139,7 +139,9 @@ def test_a_runner_killed_between_rounds_ends_the_comparison_in_one_error(
         compare(subject, subject, images(1), BRIEF)
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": 0}, {"batch": -1}, {"timeout": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"rounds": 3}, {"threads": 0}, {"batch": -1}, {"timeout": 0.0}]
+)
 def test_settings_that_measure_nothing_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(MeasureError):
         MeasureSettings(**wrong)  # type: ignore[arg-type]

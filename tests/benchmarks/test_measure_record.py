@@ -198,7 +198,7 @@ def test_a_crowded_or_throttled_machine_taints_and_says_why() -> None:
 def test_a_busy_neighbour_is_seen_on_this_machine(tiny: Tiny) -> None:
     subject = Subject(name="tiny", artifact=tiny.onnx)
     settings = MeasureSettings(
-        rounds=1, blocks=2, block_seconds=0.4, warmup_seconds=0.02, warmup_limit=0.5
+        rounds=2, blocks=2, block_seconds=0.2, warmup_seconds=0.02, warmup_limit=0.5
     )
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
