@@ -6,6 +6,7 @@ import pytest
 from edgeprune.data import class_counts, make_phantoms
 from edgeprune.data.phantoms import MULTI, draw
 from edgeprune.data.phantoms import findings as of
+from edgeprune.data.phantoms.anatomy import make_chests
 from edgeprune.data.phantoms.findings import Finding
 from edgeprune.data.splits import ImageData
 
@@ -83,6 +84,14 @@ def test_an_image_differs_from_its_healthy_twin_inside_the_mask_only(finding: Fi
     assert not (changed & ~masks).any()
     assert masks.mean(axis=(1, 2)).max() < 0.3
     assert (changed.sum(axis=(1, 2)) > 0.5 * masks.sum(axis=(1, 2))).mean() > 0.9
+
+
+@pytest.mark.parametrize("finding", [of.consolidation, *(finding for finding, _ in MULTI.values())])
+def test_a_finding_is_visible_wherever_its_mask_is(finding: Finding) -> None:
+    rng = np.random.default_rng(0)
+    added = finding(rng, make_chests(rng, 30, 64))
+    assert (added != 0).any(axis=(1, 2)).all()
+    assert np.abs(added[added != 0]).min() >= 0.01
 
 
 def test_masks_of_widths_that_are_no_multiple_of_eight_keep_their_shape() -> None:

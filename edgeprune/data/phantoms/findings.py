@@ -15,13 +15,13 @@ from edgeprune.data.phantoms.anatomy import Chest, Field, bump, heart_shadow, ra
 
 Finding: TypeAlias = Callable[[np.random.Generator, Chest], Field]
 
-# Fainter than this, nothing of it would reach the 8 bits of the image.
+# What is fainter is lost in the grain: it belongs neither in the image nor in the mask.
 _FAINTEST: Final = 0.01
 
 
 def nodule(rng: np.random.Generator, chest: Chest) -> Field:
     """A small round opacity anywhere in one lung."""
-    return _round(rng, chest, (0.11, 0.18), (0.26, 0.44))
+    return _round(rng, chest, (0.11, 0.18), (0.24, 0.42))
 
 
 def mass(rng: np.random.Generator, chest: Chest) -> Field:
