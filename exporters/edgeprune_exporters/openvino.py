@@ -1,0 +1,75 @@
+"""OpenVINO files (``model.xml`` and ``model.bin``), converted from the ONNX graph.
+
+From ONNX and not from torch: OpenVINO's own path from torch lacks rules that
+torch.onnx has (antialiased interpolation), and it reports its use.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from edgeprune.capture import Captured
+from edgeprune.errors import ExportError
+from edgeprune.targets import Target
+from edgeprune_exporters.artifact import Artifact
+from edgeprune_exporters.job import Job
+from edgeprune_exporters.lowering import opset_of
+from edgeprune_exporters.onnx import save_graph
+from edgeprune_exporters.parity import prove
+from edgeprune_exporters.runtimes import import_openvino, load_openvino, missing
+
+FILE: Final = "model.xml"
+SECTION: Final = "edgeprune"
+
+
+class OpenvinoExporter:
+    """Write ``model.xml`` and ``model.bin`` with float32 weights."""
+
+    def refusal(self, model: Captured, target: Target) -> str | None:
+        """Say why this model cannot be exported for the target, or None."""
+        del model
+        if target.precision != "fp32":
+            return f"precision {target.precision} cannot be written; fp32 can"
+        return missing("openvino", "OpenVINO")
+
+    def export(self, job: Job, folder: Path) -> Artifact:
+        """Convert and prove the files."""
+        path = folder / FILE
+        with TemporaryDirectory(dir=folder) as scratch:
+            source = Path(scratch) / "model.onnx"
+            save_graph(job.graph, source)
+            _convert(source, path, job.metadata)
+        return Artifact(
+            format="openvino",
+            runtime="openvino",
+            precision="fp32",
+            files=(path.name, path.with_suffix(".bin").name),
+            opset=opset_of(job.graph),
+            proof=prove(load_openvino(path), job.batches, job.note),
+        )
+
+
+def _convert(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    openvino = import_openvino()
+    try:
+        model = openvino.Core().read_model(source)
+        _name_operators(model)
+        for key, value in sorted(metadata.items()):
+            model.set_rt_info(value, [SECTION, key])
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ExportError(f"OpenVINO cannot convert the ONNX graph: {lines[-1]}") from error
+
+
+def _name_operators(model: Any) -> None:  # noqa: ANN401 - OpenVINO has no types
+    """Number the operators that OpenVINO named itself.
+
+    It counts on from whatever was converted before in the process, and two
+    exports of one model would differ.
+    """
+    for position, operator in enumerate(model.get_ordered_ops()):
+        kind, _, number = operator.get_friendly_name().rpartition("_")
+        if kind == operator.get_type_name() and number.isdigit():
+            operator.set_friendly_name(f"{kind}_{position}")
