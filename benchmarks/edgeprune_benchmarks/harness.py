@@ -24,7 +24,7 @@ __all__ = ["Comparison", "MeasureSettings", "Measurement", "Subject", "compare",
 
 Images = NDArray[np.float32]
 Progress = Callable[[int, int], None]
-PREDICT_IMAGES = 256  # that cross to the runner at a time
+PREDICT_IMAGES = 64  # that cross to the runner at a time, and share one time-out
 
 
 def compare(

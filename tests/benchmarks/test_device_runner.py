@@ -108,6 +108,12 @@ def test_threads_and_cpus_are_set_and_read_back(tiny: Tiny) -> None:
         assert loaded(path, cpus=allowed[:1])["cpus"] == allowed[:1]
 
 
+def test_one_thread_is_kept_to_where_more_cpus_are_allowed(tiny: Tiny) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    for path in (tiny.onnx, tiny.ir):
+        assert loaded(path, threads=1, cpus=allowed)["threads"] == 1
+
+
 def test_cpus_that_do_not_exist_are_refused_with_those_that_do(tiny: Tiny) -> None:
     with pytest.raises(MeasureError, match=r"CPUs \[4000\] cannot be used here, these can: \["):
         loaded(tiny.onnx, cpus=[4000])
