@@ -1,0 +1,104 @@
+"""Runs a captured model forwards as it is and backwards by the rules of LRP.
+
+Invariant: values are those of the gated model, only gradients differ.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.attribution.lrp.paths import Paths, operation
+from edgeprune.attribution.lrp.rules import RULES, halved, normalised
+from edgeprune.axes.op import bind
+from edgeprune.gates import GatedInterpreter, GatedModel
+
+
+class LrpInterpreter(GatedInterpreter):
+    """A gated run whose gradient times value is relevance."""
+
+    def __init__(self, model: GatedModel, gates: Tensor, paths: Paths, epsilon: float) -> None:
+        """Take gates (S, U); S is 1 or the number of images."""
+        super().__init__(model, gates)
+        self.paths = paths
+        self.epsilon = epsilon
+        self._trunk_gates = self.gates
+        self._branch_gates = torch.where(self._read_on_trunk(), self.gates.detach(), self.gates)
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as the base class has it
+        """Run one node; units that the trunk reads get nothing from branches."""
+        on_trunk = n.name in self.paths.readers
+        self.gates = self._trunk_gates if on_trunk else self._branch_gates
+        return super().run_node(n)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        """Fetch a node's arguments, detached where relevance would leave the trunk."""
+        stopped = self.paths.stopped.get(n.name, frozenset())
+
+        def value(source: fx.Node) -> Any:  # noqa: ANN401
+            found = self.env[source]
+            return _detached(found) if source.name in stopped else found
+
+        return fx.map_arg(n.args, value), fx.map_arg(n.kwargs, value)
+
+    def compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Run an operator and give it the backward of its rule."""
+        name = operation(node)
+        if name in ("layer_norm", "rms_norm", "group_norm"):
+            return self.normalise(node, _by_name(node, args, kwargs), self.gates[:, -1:])
+        result = super().compute(node, args, kwargs)
+        if node.name in self.paths.shared:
+            return halved(args[0], result, self.epsilon)
+        rule = RULES.get(name)
+        return result if rule is None else rule(args[0], result, self.epsilon)
+
+    def normalise(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Tensor:
+        """Normalise with the deviation held constant; weights are (S, C), or (S, 1) for all."""
+        x = arguments["input"]
+        weights = weights.repeat_interleave(len(x) // len(weights), dim=0)
+        eps = arguments["eps"]
+        eps = torch.finfo(x.dtype).eps if eps is None else eps
+        if operation(node) == "group_norm":
+            groups = arguments["num_groups"]
+            parts = x.reshape(len(x), groups, x.shape[1] // groups, -1)
+            gates = weights.expand(-1, x.shape[1]).reshape(*parts.shape[:3], 1)
+            normal = normalised(parts, gates, (2, 3), epsilon=eps, centred=True).reshape(x.shape)
+            return _affine(normal, arguments, (-1, *[1] * (x.dim() - 2)))
+        rank = len(arguments["normalized_shape"])
+        gates = weights.reshape(len(x), *[1] * (x.dim() - 2), -1)
+        centred = operation(node) == "layer_norm"
+        dims = tuple(range(x.dim() - rank, x.dim()))
+        normal = normalised(x, gates, dims, epsilon=eps, centred=centred)
+        return _affine(normal, arguments, tuple(arguments["normalized_shape"]))
+
+    def _read_on_trunk(self) -> Tensor:
+        """Tell which gates something on the trunk reads, (U + 1,) of bool."""
+        found = torch.zeros(self.gates.shape[1], dtype=torch.bool)
+        for name, operands in self.model.operands.items():
+            if name in self.paths.readers:
+                for _, _, slots in operands:
+                    for column in slots:
+                        found[column] = True
+        return found.to(self.gates.device)
+
+
+def _affine(x: Tensor, arguments: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    weight, bias = arguments.get("weight"), arguments.get("bias")
+    if weight is not None:
+        x = x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def _by_name(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    return bind(node) | dict(zip(names, args, strict=False)) | kwargs
+
+
+def _detached(value: object) -> object:
+    match value:
+        case Tensor():
+            return value.detach()
+        case tuple() | list():
+            return type(value)(_detached(item) for item in value)
+        case _:
+            return value

@@ -1,0 +1,138 @@
+"""Which way relevance takes where two values that depend on the image meet.
+
+In a product one operand is a gate (an attention weight, the output of a
+sigmoid, a factor per channel) and the other the signal. Relevance follows the
+signal, so the graph has a trunk, and branches that only compute gates. No
+relevance leaves the trunk for a branch; inside a branch gradients still flow,
+so that units that only serve gates (of queries and keys, of squeeze-excite)
+are scored by what their removal does, where relevance alone would give them 0.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from torch import fx
+
+from edgeprune.axes.op import bind
+from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
+from edgeprune.capture import Captured
+from edgeprune.graph_io import target_name
+
+ATTENTION: Final = "scaled_dot_product_attention"
+PRODUCTS: Final = frozenset({"mul", "matmul", "bmm"})
+SQUASHING: Final = frozenset({"sigmoid", "hardsigmoid", "softmax", "_softmax"})
+# What a gate passes through between its squashing and its product.
+TRANSPARENT: Final = frozenset(
+    {
+        "view", "reshape", "_unsafe_view", "flatten", "unflatten", "expand", "unsqueeze", "squeeze",
+        "transpose", "permute", "select", "slice", "split", "chunk", "unbind", "getitem",
+        "contiguous", "clone", "dropout", "to", "mean",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where relevance goes.
+
+    Attributes:
+        trunk: nodes that relevance passes.
+        readers: those of them whose gated operand is signal: attention reads
+            its query as part of a gate.
+        stopped: for each node, those of its inputs that get nothing from it.
+        shared: products of two signals, which get half each.
+    """
+
+    trunk: frozenset[str]
+    readers: frozenset[str]
+    stopped: Mapping[str, frozenset[str]]
+    shared: frozenset[str]
+
+
+def find_paths(captured: Captured) -> Paths:
+    """Tell the trunk of a captured model from its branches."""
+    batch = PROBE_BATCH if captured.dynamic_batch else len(captured.sample)
+    shapes = infer_shapes(captured.module, captured.sample, batch=batch)
+    nodes = list(captured.module.graph.nodes)
+    dependent = _dependent(nodes)
+    gates = {node: _gates(node, dependent, shapes) for node in nodes}
+    trunk: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if node.op == "output":
+            trunk.add(node)
+        if node in trunk:
+            trunk.update(set(node.all_input_nodes) - gates[node])
+    stopped = {
+        node.name: frozenset(
+            source.name
+            for source in node.all_input_nodes
+            if source in trunk and (node not in trunk or source in gates[node])
+        )
+        for node in nodes
+    }
+    names = frozenset(node.name for node in trunk)
+    return Paths(
+        trunk=names,
+        readers=frozenset(node.name for node in trunk if operation(node) != ATTENTION),
+        stopped={name: sources for name, sources in stopped.items() if sources},
+        shared=frozenset(n.name for n in trunk if _is_product(n, dependent) and not gates[n]),
+    )
+
+
+def operation(node: fx.Node) -> str:
+    """Return the operator's name without namespace and overload; empty for what is none."""
+    if node.op != "call_function":
+        return ""
+    name = target_name(node.target).removeprefix("aten.").partition(".")[0]
+    # An in-place form follows the rule of its operator.
+    return name[:-1] if name.endswith("_") else name
+
+
+def _dependent(nodes: list[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _is_product(node: fx.Node, dependent: set[fx.Node]) -> bool:
+    operands = [a for a in node.args if isinstance(a, fx.Node) and a in dependent]
+    return operation(node) in PRODUCTS and len(operands) == 2
+
+
+def _gates(node: fx.Node, dependent: set[fx.Node], shapes: Mapping[str, Value]) -> set[fx.Node]:
+    """Return those inputs of a node that only weigh the others."""
+    name = operation(node)
+    if name == ATTENTION:
+        arguments = bind(node)
+        sources = {arguments[key] for key in ("query", "key", "attn_mask")}
+        # Without projections the value can be the query itself: the edge is then shared.
+        return {s for s in sources if isinstance(s, fx.Node)} - {arguments["value"]}
+    if name == "div":
+        divisor = node.args[1]
+        if isinstance(divisor, fx.Node) and divisor in dependent and divisor is not node.args[0]:
+            return {divisor}
+        return set()
+    if not _is_product(node, dependent):
+        return set()
+    first, second = (operand for operand in node.args[:2] if isinstance(operand, fx.Node))
+    squashed = [_is_squashed(operand) for operand in (first, second)]
+    if squashed[0] != squashed[1]:
+        return {first if squashed[0] else second}
+    if name == "mul" and _size(first, shapes) != _size(second, shapes):
+        return {min(first, second, key=lambda operand: _size(operand, shapes))}
+    return set()
+
+
+def _is_squashed(node: fx.Node) -> bool:
+    while operation(node) in TRANSPARENT:
+        node = node.all_input_nodes[0]
+    return operation(node) in SQUASHING
+
+
+def _size(node: fx.Node, shapes: Mapping[str, Value]) -> int:
+    shape = shapes[node.name]
+    return math.prod(shape) if isinstance(shape, tuple) else 1
