@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgeprune.attribution.lrp.paths import Paths, operation
+from edgeprune.attribution.lrp.paths import Paths
 from edgeprune.attribution.lrp.rules import RULES, halved, normalised
+from edgeprune.attribution.operators import operation
 from edgeprune.axes.op import bind
 from edgeprune.gates import GatedInterpreter, GatedModel
 

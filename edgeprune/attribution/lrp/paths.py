@@ -15,10 +15,10 @@ from typing import Final
 
 from torch import fx
 
+from edgeprune.attribution.operators import operation
 from edgeprune.axes.op import bind
 from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
 from edgeprune.capture import Captured
-from edgeprune.graph_io import target_name
 
 ATTENTION: Final = "scaled_dot_product_attention"
 PRODUCTS: Final = frozenset({"mul", "matmul", "bmm"})
@@ -81,15 +81,6 @@ def find_paths(captured: Captured) -> Paths:
     )
 
 
-def operation(node: fx.Node) -> str:
-    """Return the operator's name without namespace and overload; empty for what is none."""
-    if node.op != "call_function":
-        return ""
-    name = target_name(node.target).removeprefix("aten.").partition(".")[0]
-    # An in-place form follows the rule of its operator.
-    return name[:-1] if name.endswith("_") else name
-
-
 def _dependent(nodes: list[fx.Node]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in nodes:
@@ -116,13 +107,18 @@ def _gates(node: fx.Node, dependent: set[fx.Node], shapes: Mapping[str, Value]) 
         if isinstance(divisor, fx.Node) and divisor in dependent and divisor is not node.args[0]:
             return {divisor}
         return set()
-    if not _is_product(node, dependent):
-        return set()
+    if _is_product(node, dependent):
+        return _gate_of_product(node, shapes)
+    return set()
+
+
+def _gate_of_product(node: fx.Node, shapes: Mapping[str, Value]) -> set[fx.Node]:
+    """Return the operand that was squashed, or else has fewer values, or none."""
     first, second = (operand for operand in node.args[:2] if isinstance(operand, fx.Node))
     squashed = [_is_squashed(operand) for operand in (first, second)]
     if squashed[0] != squashed[1]:
         return {first if squashed[0] else second}
-    if name == "mul" and _size(first, shapes) != _size(second, shapes):
+    if operation(node) == "mul" and _size(first, shapes) != _size(second, shapes):
         return {min(first, second, key=lambda operand: _size(operand, shapes))}
     return set()
 

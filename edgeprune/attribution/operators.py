@@ -1,0 +1,14 @@
+"""What an operator of a graph is called."""
+
+from torch import fx
+
+from edgeprune.graph_io import target_name
+
+
+def operation(node: fx.Node) -> str:
+    """Return the operator's name without namespace and overload; empty for what is none."""
+    if node.op != "call_function":
+        return ""
+    name = target_name(node.target).removeprefix("aten.").partition(".")[0]
+    # An in-place form follows the rule of its operator.
+    return name[:-1] if name.endswith("_") else name
