@@ -35,13 +35,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o755)
+    old = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
+        # Moved away, not deleted: a folder that is half deleted looks like a whole one.
         if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            path.replace(old)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if old.exists():
+                old.replace(path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -72,7 +72,7 @@ class GatedModel(nn.Module):
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
         """Split the last dimension, (…, U), into one view per channel group."""
         sizes = [group.size for group in self.analysis.groups]
-        parts = values.split(sizes, dim=-1)
+        parts = torch.split(values, sizes, dim=-1)
         return {g.name: part for g, part in zip(self.analysis.groups, parts, strict=True)}
 
     def _operands(self) -> dict[str, list[tuple[str, int, Slots]]]:
@@ -91,6 +91,13 @@ class GatedModel(nn.Module):
             if slots:
                 found[node] = slots
         return found
+
+    def samples_dim(self, node: fx.Node) -> int | None:
+        """Return the dimension of a value that runs over samples, outermost; None for none."""
+        shape = self.analysis.shapes[node.name]
+        if not isinstance(shape, tuple):
+            return None
+        return next((d for d, size in enumerate(shape) if size % self.analysis.batch == 0), None)
 
     def _slots(self, axis: Axis) -> Slots:
         columns = self.analysis.units.resolve(axis).columns
@@ -130,9 +137,11 @@ class GatedInterpreter(fx.Interpreter):
 
     def normalise(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Tensor:
         """Normalise with statistics weighted by gates, (S, C)."""
+        x = arguments["input"]
         if node.target is GROUP_NORM:
-            return _group_norm(arguments, weights)
-        return _layer_norm(arguments, weights, centred=node.target is LAYER_NORM)
+            return _group_norm(arguments, self.along(weights, node, "input", x, 1))
+        gate = self.along(weights, node, "input", x, x.dim() - 1)
+        return _layer_norm(arguments, gate, centred=node.target is LAYER_NORM)
 
     def weights(self, slots: Slots) -> Tensor:
         """Return the product of the gates of each position, (S, size)."""
@@ -141,13 +150,32 @@ class GatedInterpreter(fx.Interpreter):
             product = product * self.gates[:, column.to(self.gates.device)]
         return product
 
+    def along(
+        self, weights: Tensor, node: fx.Node, argument: str, value: Tensor, dim: int
+    ) -> Tensor:
+        """Shape weights (S, size) so that they multiply an operand along ``dim`` by sample."""
+        shape = [1] * value.dim()
+        shape[dim] = value.shape[dim]
+        if len(weights) == 1:
+            return weights.reshape(shape)
+        samples = self.model.samples_dim(bind(node)[argument])
+        if samples is None or samples == dim or value.shape[samples] % len(weights):
+            raise EdgepruneError(
+                f"gates for {len(weights)} samples meet a tensor of shape {tuple(value.shape)} at "
+                f"'{node.name}' that is not laid out by sample; score one sample at a time"
+            )
+        # Heads or windows of one sample stand together.
+        weights = weights.repeat_interleave(value.shape[samples] // len(weights), dim=0)
+        shape[samples] = value.shape[samples]
+        return (weights if samples < dim else weights.T).reshape(shape)
+
     def _gated(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         named = _named(node, args, kwargs)
         for argument, dim, slots in self.model.operands[node.name]:
             value = named[argument]
-            named[argument] = value * _along(self.weights(slots), value, dim)
+            named[argument] = value * self.along(self.weights(slots), node, argument, value, dim)
         positional = tuple(named[key] for key in list(named)[: len(args)])
         return positional, {key: named[key] for key in kwargs}
 
@@ -159,28 +187,10 @@ def _named(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     return bound | kwargs
 
 
-def _along(weights: Tensor, value: Tensor, dim: int) -> Tensor:
-    """Shape weights (S, size) so that they multiply a value along ``dim``, samples outermost."""
-    if dim == 0 or len(weights) == 1:
-        shape = [1] * value.dim()
-        shape[dim] = value.shape[dim]
-        return weights[0].reshape(shape)
-    repeats, rest = divmod(value.shape[0], len(weights))
-    if rest:
-        raise EdgepruneError(
-            f"gates for {len(weights)} samples meet a tensor of shape {tuple(value.shape)} that is "
-            "not laid out by sample; score one sample at a time"
-        )
-    shape = [value.shape[0]] + [1] * (value.dim() - 1)
-    shape[dim] = value.shape[dim]
-    return weights.repeat_interleave(repeats, dim=0).reshape(shape)
-
-
-def _layer_norm(arguments: dict[str, Any], weights: Tensor, *, centred: bool) -> Tensor:
+def _layer_norm(arguments: dict[str, Any], gate: Tensor, *, centred: bool) -> Tensor:
     """LayerNorm or RMSNorm over the last axis, (…, C), with weighted statistics."""
     x = arguments["input"]
-    gate = _along(weights, x, x.dim() - 1)
-    total = gate.sum(-1, keepdim=True)
+    total = _not_zero(gate.sum(-1, keepdim=True))
     if centred:
         x = x - (x * gate).sum(-1, keepdim=True) / total
     variance = (x.square() * gate).sum(-1, keepdim=True) / total
@@ -189,18 +199,21 @@ def _layer_norm(arguments: dict[str, Any], weights: Tensor, *, centred: bool) ->
     return _affine(x * torch.rsqrt(variance + eps), arguments, -1)
 
 
-def _group_norm(arguments: dict[str, Any], weights: Tensor) -> Tensor:
+def _group_norm(arguments: dict[str, Any], gate: Tensor) -> Tensor:
     """GroupNorm over channels within each group and all positions, weighted."""
     x, groups = arguments["input"], arguments["num_groups"]
     parts = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
-    gate = _along(weights, x, 1).reshape(-1, groups, x.shape[1] // groups, 1)
-    total = gate.sum(2, keepdim=True) * parts.shape[-1]
-    # A group that has lost all its channels has no statistics, and nobody reads it.
-    total = total.where(total > 0, 1)
+    gate = gate.reshape(-1, groups, x.shape[1] // groups, 1)
+    total = _not_zero(gate.sum(2, keepdim=True) * parts.shape[-1])
     parts = parts - (parts * gate).sum((2, 3), keepdim=True) / total
     variance = (parts.square() * gate).sum((2, 3), keepdim=True) / total
     normal = parts * torch.rsqrt(variance + arguments["eps"])
     return _affine(normal.reshape(x.shape), arguments, 1)
+
+
+def _not_zero(total: Tensor) -> Tensor:
+    """Spare a division by 0 what has lost all its units: nobody reads it."""
+    return total.where(total != 0, 1)
 
 
 def _affine(x: Tensor, arguments: dict[str, Any], dim: int) -> Tensor:

@@ -7,7 +7,8 @@ accepts only the operators listed here: a file cannot name a function to run.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import torch
@@ -34,6 +35,8 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "sym_int": torch.sym_int,
     "sym_not": torch.sym_not,
 }
+TENSOR_NAME: Final = re.compile(r"\w+(\.\w+)*", re.ASCII)
+FORBIDDEN: Final = frozenset({"from_file"})  # the one ATen operator that opens files
 NAMES: Final = {function: name for name, function in FUNCTIONS.items()}
 
 
@@ -66,22 +69,30 @@ def graph_to_json(graph: fx.Graph) -> list[dict[str, Any]]:
     ]
 
 
-def graph_from_json(entries: list[dict[str, Any]]) -> fx.Graph:
+def graph_from_json(entries: list[dict[str, Any]], tensors: Collection[str]) -> fx.Graph:
     """Build the graph that ``graph_to_json`` described.
 
+    Its code is generated from names in the file, so none is taken on trust.
+
+    Args:
+        entries: the description.
+        tensors: the names that the graph may refer to.
+
     Raises:
-        ModelError: an entry names an operator this version does not know.
+        ModelError: an entry names an operator or a tensor that is not known, or
+            is nothing that a captured graph holds.
     """
+    for name in tensors:
+        if not TENSOR_NAME.fullmatch(name):
+            raise ModelError(f"a tensor's name is {name!r}: no captured model has such a name")
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for entry in entries:
-        node = graph.create_node(
-            entry["op"],
-            _decode_target(entry["op"], entry["target"]),
-            tuple(_decode(value, nodes) for value in entry["args"]),
-            {key: _decode(value, nodes) for key, value in entry["kwargs"].items()},
-            name=entry["name"],
-        )
+        target = _decode_target(entry["op"], entry["target"], tensors)
+        kwargs = {key: _decode(value, nodes) for key, value in entry["kwargs"].items()}
+        _check_keywords(target, kwargs)
+        arguments = tuple(_decode(value, nodes) for value in entry["args"])
+        node = graph.create_node(entry["op"], target, arguments, kwargs, name=entry["name"])
         node.meta["module"] = entry["module"]
         nodes[entry["name"]] = node
     return graph
@@ -99,22 +110,41 @@ def _checked_target(node: fx.Node) -> str:
     return name
 
 
-def _decode_target(op: str, name: str) -> Any:  # noqa: ANN401
-    if op != "call_function":
-        return name
+def _decode_target(op: str, name: str, tensors: Collection[str]) -> Any:  # noqa: ANN401
+    match op:
+        case "call_function":
+            return _decode_function(name)
+        case "get_attr" if name in tensors:
+            return name
+        case "placeholder" | "output" if name.isidentifier():
+            return name
+        case _:
+            raise ModelError(f"the stored graph holds {op} {name!r}, which no captured model has")
+
+
+def _decode_function(name: str) -> Callable[..., Any]:
     if name in FUNCTIONS:
         return FUNCTIONS[name]
     namespace, _, rest = name.partition(".")
     packet, _, overload = rest.partition(".")
-    if namespace in NAMESPACES:
-        try:
-            return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-        except AttributeError:
-            pass
-    raise ModelError(f"the stored graph uses '{name}', which torch {torch.__version__} lacks")
+    if namespace in NAMESPACES and packet not in FORBIDDEN:
+        found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
+        if isinstance(found, torch._ops.OpOverload):
+            return found
+    raise ModelError(f"the stored graph uses {name!r}, which torch {torch.__version__} lacks")
 
 
-def _encode(value: Any) -> Any:  # noqa: ANN401
+def _check_keywords(target: object, kwargs: Mapping[str, Any]) -> None:
+    known = (
+        {argument.name for argument in target._schema.arguments}
+        if isinstance(target, torch._ops.OpOverload)
+        else set()
+    )
+    if unknown := kwargs.keys() - known:
+        raise ModelError(f"the stored graph gives {target_name(target)} {sorted(unknown)}")
+
+
+def _encode(value: Any) -> Any:  # noqa: ANN401, PLR0911 - one return per form
     match value:
         case fx.Node():
             return {"node": value.name}
@@ -136,7 +166,10 @@ def _encode(value: Any) -> Any:  # noqa: ANN401
             raise ModelError(f"a constant of type {type(value).__name__} cannot be stored")
 
 
-def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:  # noqa: ANN401
+def _decode(  # noqa: PLR0911 - one return per form
+    value: Any,  # noqa: ANN401
+    nodes: Mapping[str, fx.Node],
+) -> Any:  # noqa: ANN401
     match value:
         case {"node": name}:
             return nodes[name]
@@ -147,7 +180,10 @@ def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:  # noqa: ANN401
         case {"slice": items}:
             return slice(*(_decode(item, nodes) for item in items))
         case {"torch": name}:
-            return getattr(torch, name)
+            constant = getattr(torch, name)
+            if not isinstance(constant, torch.dtype | torch.layout | torch.memory_format):
+                raise ModelError(f"the stored graph holds the constant 'torch.{name}'")
+            return constant
         case {"device": name}:
             return torch.device(name)
         case list():

@@ -56,13 +56,16 @@ def verify_cut(dense: Captured, slim: Captured, plan: Plan, sample: Tensor) -> C
     """Compare the cut model with the masked dense model on images (N, C, H, W).
 
     Call it before recovery: afterwards the weights differ on purpose.
+
+    Raises:
+        CutError: the cut model cannot even be run.
     """
     analysis = analyse(dense)
     gated = GatedModel(dense, analysis)
     with torch.no_grad():
         masked = gated(sample, gated.from_masks(plan.masks(analysis.groups)))
-        actual = slim.module(sample)
         original = dense.module(sample)
+        actual = _run(slim, sample)
     scale = float(masked.abs().max().clamp_min(1e-12))
     difference = float((actual - masked).abs().nan_to_num(nan=float("inf")).max())
     return CutProof(
@@ -72,3 +75,12 @@ def verify_cut(dense: Captured, slim: Captured, plan: Plan, sample: Tensor) -> C
         samples=len(sample),
         changed=float((masked - original).abs().max()) / scale,
     )
+
+
+def _run(slim: Captured, sample: Tensor) -> Tensor:
+    try:
+        return slim.module(sample)  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        raise CutError(
+            f"the cut model does not run ({error}): this cut must not be used; please report it"
+        ) from error

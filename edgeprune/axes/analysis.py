@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
@@ -21,7 +22,7 @@ from edgeprune.axes.groups import ChannelGroup, group_units
 from edgeprune.axes.op import Findings, Kept, Op, bind, rule_for
 from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
 from edgeprune.axes.units import Axes, Axis, Units
-from edgeprune.capture import Captured, state
+from edgeprune.capture import MODULE, Captured, state
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +36,8 @@ class Analysis:
         groups: the channel groups, in the order of the graph.
         frozen: for each parameter that cannot shrink in some dimension, the
             operators that stand in the way.
+        shapes: the shape of each value at ``batch`` samples, by node.
+        batch: that number of samples.
     """
 
     units: Units
@@ -42,6 +45,8 @@ class Analysis:
     findings: Findings
     groups: tuple[ChannelGroup, ...]
     frozen: Mapping[str, tuple[str, ...]]
+    shapes: Mapping[str, Value]
+    batch: int
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
@@ -100,6 +105,8 @@ def analyse(captured: Captured) -> Analysis:
         findings=walk.findings,
         groups=group_units(walk.units, parameters, walk.findings),
         frozen=_frozen(walk.units, walk.first, parameters),
+        shapes=shapes,
+        batch=batch,
     )
 
 
@@ -148,42 +155,53 @@ class _Walk:
         return axes
 
     def _item(self, node: fx.Node) -> Any:  # noqa: ANN401
-        source, index = node.args
-        value = self._value(source)
+        value, index = (self._value(argument) for argument in node.args)
         return value[index] if isinstance(value, list) else value
 
     def _call(self, node: fx.Node, shape: Value) -> Any:  # noqa: ANN401
         if not isinstance(shape, tuple | list):
+            if node.target is torch.ops.aten.sym_size.int:
+                tensor, dim = (self._value(argument) for argument in node.args)
+                self.findings.sizes[node.name] = tensor[dim]
             return shape
         rule = rule_for(node.target)
         if rule is None:
-            reason = f"{node.target} at {node.meta.get('module', '')}: no rule"
-            for source in node.all_input_nodes:
-                self._lock_all(self.axes[source.name], reason)
-            return _plain(shape)
+            return self._freeze(node, shape, "no rule")
         op = self._op(node, shape)
-        values = [self._value(argument) for argument in op.arguments.values()]
-        axes = rule(op, *values)
-        _check(op, axes, shape)
+        axes = rule(op, *(self._value(argument) for argument in op.arguments.values()))
+        if _sizes(axes) != list(op.shapes):
+            return self._freeze(node, shape, "no rule for this form")
+        self.findings.extend(op.findings)
         return axes
+
+    def _freeze(self, node: fx.Node, shape: Value, why: str) -> Any:  # noqa: ANN401
+        reason = f"{node.target} at {node.meta.get(MODULE, '')}: {why}"
+        for source in node.all_input_nodes:
+            self._lock_all(self.axes[source.name], reason)
+        return _plain(shape)
 
     def _op(self, node: fx.Node, shape: tuple[int, ...] | list[Any]) -> Op:
         several = shape if isinstance(shape, list) else [shape]
         arguments = bind(node)
-        # Views of sizes that code computed: -1 and symbols become numbers where a rule reads them.
-        dependent = [source.name in self.from_input for source in node.all_input_nodes]
-        tensors = [s for s in node.all_input_nodes if isinstance(self.shapes[s.name], tuple)]
         return Op(
             node=node,
             units=self.units,
-            findings=self.findings,
+            findings=Findings(),
             shape=tuple(several[0]),
             shapes=tuple(tuple(s) for s in several),
             arguments=arguments,
             batch=self.batch,
-            depends_on_input=any(dependent),
-            both_depend_on_input=all(t.name in self.from_input for t in tensors),
+            varying=frozenset(k for k, v in arguments.items() if self._varies(v)),
         )
+
+    def _varies(self, argument: object) -> bool:
+        match argument:
+            case fx.Node():
+                return argument.name in self.from_input
+            case list() | tuple():
+                return any(self._varies(item) for item in argument)
+            case _:
+                return False
 
     def _value(self, argument: object) -> Any:  # noqa: ANN401
         """Return an argument as rules see it: axes for tensors, numbers for sizes."""
@@ -211,17 +229,9 @@ def _plain(shape: Value) -> Any:  # noqa: ANN401
     return tuple(Axis(size) for size in shape) if isinstance(shape, tuple) else shape
 
 
-def _check(op: Op, axes: object, shape: Value) -> None:
-    """Hold a rule to the shape that the operator really has."""
-    found = (
-        [tuple(a.size for a in t) for t in axes]
-        if isinstance(axes, list)
-        else [
-            tuple(a.size for a in axes)  # type: ignore[attr-defined]
-        ]
-    )
-    if found != list(op.shapes):
-        raise AssertionError(f"rule for {op.where} gave {found} for {shape}")
+def _sizes(axes: Axes | list[Axes]) -> list[tuple[int, ...]]:
+    several = axes if isinstance(axes, list) else [axes]
+    return [tuple(axis.size for axis in one) for one in several]
 
 
 def _frozen(

@@ -53,11 +53,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A symbolic size that shrinks with an axis: ``size · new // old``."""
+    """A symbolic size that has to be ``new`` at the batch of the analysis."""
 
     size: fx.Node
     new: int
-    old: int
 
 
 class Kept:
@@ -76,6 +75,10 @@ class Kept:
         """Return how many positions of an axis stay."""
         return int(self.mask(axis).sum()) if axis.columns else axis.size
 
+    def shrinks(self, axis: Axis) -> bool:
+        """Say whether an axis loses anything."""
+        return not bool(self.mask(axis).all())
+
     def before(self, axis: Axis, index: int) -> int:
         """Return the new index of what was at ``index``."""
         return int(self.mask(axis)[:index].sum())
@@ -86,7 +89,7 @@ Rewrite = Callable[[Kept], Mapping[str, object]]
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """How an operator changes with a cut: arguments by name, sometimes the operator itself."""
+    """How an operator changes with a cut: arguments by name, and with any the operator itself."""
 
     node: str
     rewrite: Rewrite
@@ -103,6 +106,16 @@ class Findings:
     statistics: list[tuple[str, Axis]] = field(default_factory=list)
     marks: list[tuple[str, Axis]] = field(default_factory=list)
     producers: list[tuple[str, str, Axis]] = field(default_factory=list)
+    sizes: dict[str, Axis] = field(default_factory=dict)
+
+    def extend(self, other: "Findings") -> None:
+        """Append what another rule stated."""
+        self.readers += other.readers
+        self.costs += other.costs
+        self.edits += other.edits
+        self.statistics += other.statistics
+        self.marks += other.marks
+        self.producers += other.producers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +123,8 @@ class Op:
     """The operator under analysis: what rules may ask and state.
 
     ``shape`` is that of its output, ``shapes`` those of all its outputs;
-    ``arguments`` are as in the graph, by name.
+    ``arguments`` are as in the graph, by name; ``varying`` names those that
+    depend on the images.
     """
 
     node: fx.Node
@@ -120,14 +134,18 @@ class Op:
     shapes: tuple[Shape, ...]
     arguments: Mapping[str, Any]
     batch: int
-    depends_on_input: bool
-    both_depend_on_input: bool
+    varying: frozenset[str]
 
     @property
     def returns_list(self) -> bool:
         """Whether the operator returns several tensors."""
         returns = self.node.target._schema.returns  # type: ignore[union-attr]
         return len(returns) > 1 or "[]" in str(returns[0].type)
+
+    @property
+    def name(self) -> str:
+        """Name of the operator, without its overload."""
+        return str(self.node.target._schema.name)  # type: ignore[union-attr]
 
     @property
     def where(self) -> str:
@@ -166,7 +184,7 @@ class Op:
 
     def costs(self, constant: int, *axes: Axis) -> None:
         """State the multiply-accumulates: a constant times kept sizes, the batch among them."""
-        batch = self.batch if self.depends_on_input else 1
+        batch = self.batch if self.varying else 1
         cost = Cost(node=self.node.name, constant=constant, axes=axes, batch=batch)
         self.findings.costs.append(cost)
 

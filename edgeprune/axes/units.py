@@ -1,9 +1,4 @@
-"""Units, the columns that carry them, and what it means for two to be one.
-
-A *unit* is an integer: one thing that may be removed. An *axis* is one
-dimension of a tensor as columns of units: position i goes when the unit at i
-of any column goes. Products of sizes are several columns, concatenations are
-columns laid end to end, no column means that the axis never shrinks (frozen).
+"""Units, and what it means for two of them to be one.
 
 Units are united (they are one), substituted (one goes whenever any of a few
 others goes), or locked (substituted by nothing: it never goes). All three only
@@ -14,30 +9,23 @@ Invariant: a mistaken pairing can tie too much, never too little.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Column = NDArray[np.int64]
-NONE: Final = -1  # in a column: no unit at this position
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """One dimension: its size, and columns of units, each of that length."""
-
-    size: int
-    columns: tuple[Column, ...] = ()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether nothing can be removed here, as far as is known so far."""
-        return not self.columns
-
-
-Axes = tuple[Axis, ...]
+from edgeprune.axes.columns import (
+    NONE,
+    Axes,
+    Axis,
+    Column,
+    concatenate,
+    kept_mask,
+    merge,
+    pattern,
+    same_columns,
+    take,
+    varies,
+)
 
 
 class Units:
@@ -134,7 +122,7 @@ class Units:
         columns: list[list[Column]] = [[] for _ in sizes]
         for column in axis.columns:
             block = column.reshape(tuple(sizes))
-            varying = [d for d in range(len(sizes)) if _varies(block, d)]
+            varying = [d for d in range(len(sizes)) if varies(block, d)]
             if not varying:
                 self.lock(Axis(axis.size, (column,)), reason)
             elif len(varying) == 1:
@@ -163,7 +151,7 @@ class Units:
     def reasons_of(self, axis: Axis) -> frozenset[str]:
         """Return why units that this axis once carried were locked."""
         found: set[int] = set()
-        pending = [column for column in axis.columns]
+        pending = list(axis.columns)
         while pending:
             roots = self.find(pending.pop())
             roots = np.unique(roots[roots >= 0])
@@ -208,8 +196,8 @@ class Units:
             else:
                 rest.pop(same)
         for column in waiting:
-            pattern = _pattern(column)
-            alike = (i for i, c in enumerate(rest) if np.array_equal(_pattern(c), pattern))
+            own = pattern(column)
+            alike = (i for i, c in enumerate(rest) if np.array_equal(pattern(c), own))
             other = rest.pop(next(alike, 0))
             self._unite(column, other)
 
@@ -230,7 +218,7 @@ class Units:
     def _lock_holes(self, a: Axis, b: Axis, reason: str) -> bool:
         holes = np.any([column < 0 for column in (*a.columns, *b.columns)], axis=0)
         has = np.any([column >= 0 for column in a.columns], axis=0)
-        if not (holes & has).any() or _same_columns(a, b):
+        if not (holes & has).any() or same_columns(a, b):
             return False
         self._lock_positions(a, holes, reason)
         self._lock_positions(b, holes, reason)
@@ -286,59 +274,6 @@ class Units:
                 self._unite(a[both], b[both])
                 changed = True
         return changed
-
-
-def merge(axes: Sequence[Axis]) -> Axis:
-    """Return the axis that a reshape of several into one has, outermost first."""
-    shape = tuple(axis.size for axis in axes)
-    columns = []
-    for d, axis in enumerate(axes):
-        ones = [1] * len(shape)
-        ones[d] = axis.size
-        columns += [np.broadcast_to(c.reshape(ones), shape).reshape(-1) for c in axis.columns]
-    return Axis(int(np.prod(shape, dtype=np.int64)), tuple(columns))
-
-
-def concatenate(axes: Sequence[Axis]) -> Axis:
-    """Return the axis of a concatenation: columns laid end to end."""
-    width = max((len(axis.columns) for axis in axes), default=0)
-    columns = [
-        np.concatenate(
-            [a.columns[k] if k < len(a.columns) else np.full(a.size, NONE) for a in axes]
-        )
-        for k in range(width)
-    ]
-    return Axis(sum(axis.size for axis in axes), tuple(columns))
-
-
-def take(axis: Axis, index: slice | Column) -> Axis:
-    """Return the axis of a selection of positions."""
-    columns = tuple(column[index] for column in axis.columns)
-    size = len(np.arange(axis.size)[index])
-    return Axis(size, columns)
-
-
-def kept_mask(axis: Axis, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Say which positions of a resolved axis stay, given which root units go."""
-    mask = np.ones(axis.size, np.bool_)
-    for column in axis.columns:
-        mask &= ~(removed[column] & (column >= 0))
-    return mask
-
-
-def _varies(block: NDArray[np.int64], dim: int) -> bool:
-    return bool((block != block.take([0], axis=dim)).any())
-
-
-def _pattern(column: Column) -> Column:
-    """Number units by first occurrence, so that equal patterns compare equal."""
-    _, first, inverse = np.unique(column, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
-    return np.where(column < 0, NONE, order[inverse])
-
-
-def _same_columns(a: Axis, b: Axis) -> bool:
-    return all(any(np.array_equal(x, y) for y in b.columns) for x in a.columns)
 
 
 __all__ = ["NONE", "Axes", "Axis", "Column", "Units", "concatenate", "kept_mask", "merge", "take"]

@@ -1,6 +1,7 @@
 """Operators that contract an axis: where units are read, and where work is done."""
 
 import math
+from typing import cast
 
 from edgeprune.axes.op import Op, rule
 from edgeprune.axes.rules.pointwise import broadcast
@@ -25,8 +26,9 @@ def convolution(op: Op, x: Axes, weight: Axes, bias: Axes | None, *settings: obj
 
     A depthwise convolution is the case I = 1: its groups themselves are units.
     """
-    groups = settings[-1]
-    assert isinstance(groups, int)
+    if len(x) != len(weight):
+        return _give_up(op, *x, *weight, *(bias or ()), why="no batch")
+    groups = cast(int, settings[-1])
     kernel = weight[2:]
     op.fix(*kernel, *x[2:])
     if groups == 1:
@@ -57,10 +59,14 @@ def _grouped(op: Op, channels: Axis, weight: Axes, groups: int) -> tuple[Axis, A
 def matmul(op: Op, a: Axes, b: Axes) -> Axes:
     """Contract the last axis of a with the second to last of b, over broadcast batches."""
     if len(a) < 2 or len(b) < 2:
-        op.lock(*a, *b, why="vector operand")
-        return tuple(Axis(size) for size in op.shape)
+        return _give_up(op, *a, *b, why="vector operand")
     op.unify(a[-1], b[-2])
-    op.reads(next(iter(op.arguments)), len(a) - 1, a[-1])
+    left, right = op.arguments
+    # Gates come by sample, so they go to an operand that has samples.
+    if left in op.varying:
+        op.reads(left, len(a) - 1, a[-1])
+    else:
+        op.reads(right, len(b) - 2, b[-2])
     batch = broadcast(op, [a[:-2], b[:-2]])
     for axis in batch:
         op.mark("heads", axis)
@@ -80,8 +86,7 @@ def attention(
     """
     _dropout, _causal, scale, shared = settings
     if shared:
-        op.lock(*query, *key, *value, why="grouped-query attention")
-        return tuple(Axis(size) for size in op.shape)
+        return _give_up(op, *query, *key, *value, *(mask or ()), why="grouped-query attention")
     op.unify(query[-1], key[-1])
     op.reads("query", len(query) - 1, query[-1])
     op.fix(query[-2], key[-2], value[-2])
@@ -106,9 +111,10 @@ def transposed_convolution(
     op: Op, x: Axes, weight: Axes, bias: Axes | None, *settings: object
 ) -> Axes:
     """Contract channels with the first axis of weight: (N, I, …) → (N, O, …)."""
-    groups = settings[-2]
+    if len(x) != len(weight):
+        return _give_up(op, *x, *weight, *(bias or ()), why="no batch")
     out = weight[1]
-    if groups == 1:
+    if settings[-2] == 1:
         op.unify(x[1], weight[0])
     else:
         op.lock(x[1], *weight, why="groups")
@@ -121,3 +127,12 @@ def transposed_convolution(
     positions = math.prod(axis.size for axis in (*x[2:], *weight[2:]))
     op.costs(positions, x[0], weight[0], weight[1])
     return (x[0], out, *(Axis(size) for size in op.shape[2:]))
+
+
+def _give_up(op: Op, *axes: Axis, why: str) -> Axes:
+    """Lock what goes in; what comes out loses nothing."""
+    op.lock(*axes, why=why)
+    return tuple(Axis(size) for size in op.shape)
+
+
+__all__ = ["attention", "convolution", "linear", "matmul", "transposed_convolution"]

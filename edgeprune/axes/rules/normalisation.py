@@ -5,11 +5,17 @@ from edgeprune.axes.units import Axes, merge
 
 
 @rule("aten.batch_norm", "aten.instance_norm")
-def batch_norm(op: Op, x: Axes, *rest: Axes | None) -> Axes:
-    """Tie weight, bias, running mean and running variance to the channels."""
+def batch_norm(op: Op, x: Axes, *rest: object) -> Axes:
+    """Tie weight, bias, running mean and running variance to the channels.
+
+    Without running statistics (an instance, a weight to standardise) they are
+    taken over all other axes, which therefore lose nothing.
+    """
     for parameter in rest[:4]:
-        if parameter is not None:
+        if isinstance(parameter, tuple):
             op.unify(x[1], parameter[0])
+    if rest[4]:
+        op.lock(x[0], *x[2:], why="statistics over these axes")
     return x
 
 
@@ -23,7 +29,7 @@ def layer_norm(op: Op, x: Axes, normalized: list[int], *rest: Axes | None) -> Ax
                 op.unify(axis, own)
     if len(trailing) > 1:
         op.lock(*trailing, why="statistics over several axes")
-    op.averages(trailing[-1])
+    op.averages(x[-1])
     op.on_cut(lambda kept: {"normalized_shape": [kept.count(axis) for axis in trailing]})
     return x
 

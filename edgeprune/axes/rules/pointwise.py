@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Final
+from typing import Final, TypeGuard
 
 from edgeprune.axes.op import Op, rule
 from edgeprune.axes.units import Axes, Axis
@@ -11,36 +11,36 @@ UNARY: Final = (
     "relu", "relu6", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "sigmoid",
     "hardsigmoid", "hardswish", "hardtanh", "softplus", "tanh", "log_sigmoid", "exp", "log", "sin",
     "cos", "sqrt", "rsqrt", "reciprocal", "abs", "neg", "sign", "square", "erf", "floor", "ceil",
-    "round", "clamp", "clamp_min", "clamp_max", "dropout", "feature_dropout", "alpha_dropout",
+    "round", "dropout", "feature_dropout", "alpha_dropout",
     "contiguous", "clone", "to", "type_as", "alias", "detach", "lift_fresh_copy", "_to_copy",
     "logical_not", "bitwise_not", "nan_to_num", "_assert_tensor_metadata",
 )  # fmt: skip
 BINARY: Final = (
     "sub", "rsub", "mul", "div", "pow", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge",
     "logical_and", "logical_or", "bitwise_and", "bitwise_or", "where", "masked_fill", "addcmul",
-    "lerp", "atan2", "copy", "remainder", "fmod",
+    "lerp", "atan2", "clamp", "clamp_min", "clamp_max", "copy", "remainder", "fmod",
 )  # fmt: skip
 
 
 @rule(*(f"aten.{name}" for name in UNARY))
 def unary(op: Op, x: Axes, *rest: object) -> Axes:
-    """Keep every axis; a second tensor (a bound, a type) gives no positions."""
+    """Keep every axis; a second tensor gives its type alone."""
     return x
 
 
 @rule(*(f"aten.{name}" for name in BINARY))
 def binary(op: Op, *operands: object) -> Axes:
     """Unite the axes of all tensor operands, as broadcasting lines them up."""
-    return broadcast(op, [operand for operand in operands if _is_axes(operand)])
+    return broadcast(op, [operand for operand in operands if is_axes(operand)])
 
 
 @rule("aten.add")
 def add(op: Op, x: Axes, y: Axes | float, alpha: float) -> Axes:
     """Unite both operands; a sum of two activations is a residual stream."""
-    if not _is_axes(y):
+    if not is_axes(y):
         return x
     out = broadcast(op, [x, y])
-    if len(x) == len(y) and op.both_depend_on_input:
+    if len(x) == len(y) and op.varying >= {"self", "other"}:
         for a, b, axis in zip(x, y, out, strict=True):
             if a.size == b.size > 1:
                 op.mark("width", axis)
@@ -71,5 +71,6 @@ def broadcast(op: Op, operands: Sequence[Axes]) -> Axes:
     return tuple(reversed(out))
 
 
-def _is_axes(value: object) -> bool:
+def is_axes(value: object) -> TypeGuard[Axes]:
+    """Say whether an argument is a tensor."""
     return isinstance(value, tuple) and all(isinstance(item, Axis) for item in value)

@@ -27,10 +27,12 @@ def reduce(op: Op, x: Axes, dim: list[int] | int | None = None, *rest: object) -
     "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten._upsample_bilinear2d_aa",
     "aten._upsample_bicubic2d_aa", "aten.upsample_linear1d",
 )  # fmt: skip
-def resample(op: Op, x: Axes, *rest: object) -> Axes:
+def resample(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
     """Keep batch and channels; positions in space come out in another number."""
-    op.fix(*x[2:])
-    return (*x[:2], *(Axis(size) for size in op.shape[2:]))
+    space = 1 if "1d" in op.name else 2
+    op.fix(*x[-space:])
+    out = (*x[:-space], *(Axis(size) for size in op.shape[-space:]))
+    return [out for _ in op.shapes] if op.returns_list else out
 
 
 __all__ = ["reduce", "resample"]

@@ -1,11 +1,13 @@
 """Operators that move, split, merge, select or join axes."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from edgeprune.axes.op import Kept, Op, Scaled, rule
+from edgeprune.axes.rules.pointwise import broadcast
 from edgeprune.axes.units import Axes, Axis, concatenate, merge, take
 
 
@@ -62,7 +64,7 @@ def _resize(op: Op, name: str, axes: Axes) -> None:
             if new == axis.size or (isinstance(sizes[d], int) and sizes[d] == -1):
                 continue
             is_symbol = isinstance(sizes[d], torch.fx.Node)
-            sizes[d] = Scaled(sizes[d], new, axis.size) if is_symbol else new
+            sizes[d] = Scaled(sizes[d], new) if is_symbol else new
         return {name: sizes}
 
     op.on_cut(rewrite)
@@ -74,15 +76,23 @@ def permute(op: Op, x: Axes, dims: list[int]) -> Axes:
     return tuple(x[d] for d in dims)
 
 
-@rule("aten.transpose", "aten.swapaxes", "aten.movedim")
+@rule("aten.transpose", "aten.swapaxes")
 def transpose(op: Op, x: Axes, first: int, second: int) -> Axes:
-    """Exchange two axes, or move one."""
+    """Exchange two axes."""
     axes = list(x)
-    if "movedim" in str(op.node.target):
-        axes.insert(second % len(x), axes.pop(first))
-    else:
-        axes[first], axes[second] = axes[second], axes[first]
+    axes[first], axes[second] = axes[second], axes[first]
     return tuple(axes)
+
+
+@rule("aten.movedim", "aten.moveaxis")
+def move(op: Op, x: Axes, sources: int | list[int], targets: int | list[int]) -> Axes:
+    """Take axes out and put each where it is wanted."""
+    pairs = [(t % len(x), s % len(x)) for s, t in zip(_list(sources), _list(targets), strict=True)]
+    taken = {source for _, source in pairs}
+    order = [d for d in range(len(x)) if d not in taken]
+    for target, source in sorted(pairs):
+        order.insert(target, source)
+    return tuple(x[d] for d in order)
 
 
 @rule("aten.t", "aten.numpy_T")
@@ -91,22 +101,23 @@ def transpose_matrix(op: Op, x: Axes) -> Axes:
     return tuple(reversed(x))
 
 
-@rule("aten.squeeze", "aten.unsqueeze")
+@rule("aten.unsqueeze")
+def unsqueeze(op: Op, x: Axes, dim: int) -> Axes:
+    """Add an axis of size 1."""
+    dim %= len(x) + 1
+    return (*x[:dim], Axis(1), *x[dim:])
+
+
+@rule("aten.squeeze")
 def squeeze(op: Op, x: Axes, dims: int | list[int] | None = None) -> Axes:
-    """Drop or add axes of size 1."""
-    adds = len(op.shape) > len(x)
-    if adds:
-        assert isinstance(dims, int)
-        axes = list(x)
-        axes.insert(dims % (len(x) + 1), Axis(1))
-        return tuple(axes)
-    chosen = range(len(x)) if dims is None else ([dims] if isinstance(dims, int) else dims)
+    """Drop axes of size 1, which must stay until then."""
+    chosen = range(len(x)) if dims is None else _list(dims)
     drop = {d % len(x) for d in chosen if x[d].size == 1}
-    op.lock(*(x[d] for d in drop))
+    op.lock(*(x[d] for d in drop), why="squeezed away")
     return tuple(axis for d, axis in enumerate(x) if d not in drop)
 
 
-@rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+@rule("aten.expand", "aten.broadcast_to")
 def expand(op: Op, x: Axes, *rest: object) -> Axes:
     """Repeat axes of size 1, which come out frozen."""
     new = len(op.shape) - len(x)
@@ -115,9 +126,14 @@ def expand(op: Op, x: Axes, *rest: object) -> Axes:
         if axis.size != size:
             op.lock(axis, why="expanded from size 1")
         out.append(axis if axis.size == size else Axis(size))
-    if "size" in op.arguments:
-        _resize(op, "size", tuple(out))
+    _resize(op, "size", tuple(out))
     return tuple(out)
+
+
+@rule("aten.expand_as")
+def expand_as(op: Op, x: Axes, other: Axes) -> Axes:
+    """Repeat axes of size 1 as often as another tensor has positions."""
+    return broadcast(op, [other, x])
 
 
 @rule("aten.cat", "aten.concat")
@@ -150,10 +166,14 @@ def split(op: Op, x: Axes, how: object, dim: int = 0) -> list[Axes]:
     """Slice one axis into pieces, which a cut sizes by what each keeps."""
     dim %= len(x)
     sizes = [shape[dim] for shape in op.shapes]
-    starts = np.cumsum([0, *sizes])
-    pieces = [take(x[dim], slice(a, b)) for a, b in zip(starts, starts[1:], strict=False)]
+    ends = np.cumsum([0, *sizes])
+    pieces = [take(x[dim], slice(a, b)) for a, b in pairwise(ends)]
     op.on_cut(
-        lambda kept: {"split_sizes": [kept.count(piece) for piece in pieces], "dim": dim},
+        lambda kept: (
+            {"split_sizes": [kept.count(piece) for piece in pieces], "dim": dim}
+            if kept.shrinks(x[dim])
+            else {}
+        ),
         target=torch.ops.aten.split_with_sizes.default,
     )
     return [(*x[:dim], piece, *x[dim + 1 :]) for piece in pieces]
@@ -173,13 +193,15 @@ def select(op: Op, x: Axes, dim: int, index: int) -> Axes:
     dim %= len(x)
     index %= x[dim].size
     op.lock(take(x[dim], slice(index, index + 1)), why="selected position")
-    op.on_cut(lambda kept: {"index": kept.before(x[dim], index)})
+    # An axis that loses nothing may be the batch: its size here means nothing.
+    op.on_cut(lambda kept: {"index": kept.before(x[dim], index)} if kept.shrinks(x[dim]) else {})
     return (*x[:dim], *x[dim + 1 :])
 
 
 @rule("aten.slice")
-def slice_(op: Op, x: Axes, dim: int, start: int | None, end: int | None, step: int) -> Axes:
+def slice_(op: Op, x: Axes, dim: int, *bounds: int | None) -> Axes:
     """Take a range of positions; a cut moves its ends."""
+    start, end, step = bounds
     dim %= len(x)
     axis = x[dim]
     symbolic = any(isinstance(op.arguments[k], torch.fx.Node) for k in ("start", "end", "step"))
@@ -190,7 +212,7 @@ def slice_(op: Op, x: Axes, dim: int, start: int | None, end: int | None, step: 
     op.on_cut(
         lambda kept: (
             {"start": kept.before(axis, first), "end": kept.before(axis, last)}
-            if kept.count(axis) < axis.size
+            if kept.shrinks(axis)
             else {}
         )
     )
@@ -269,3 +291,7 @@ def index(op: Op, x: Axes, indices: list[Axes | None]) -> Axes:
     lead = looked_up[0]
     fresh = [Axis(size) for size in op.shape[lead : lead + made]]
     return (*rest[:lead], *fresh, *rest[lead:])
+
+
+def _list(value: int | list[int]) -> list[int]:
+    return [value] if isinstance(value, int) else value
