@@ -133,7 +133,7 @@ class GatedInterpreter(fx.Interpreter):
 
     def compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run an operator on operands that already carry their gates."""
-        return self.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+        return self.call_function(node.target, args, kwargs)
 
     def normalise(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Tensor:
         """Normalise with statistics weighted by gates, (S, C)."""
