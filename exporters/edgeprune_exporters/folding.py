@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgeprune.capture import CapturedModule, state
+from edgeprune.module import CapturedModule
+from edgeprune.tensors import state
 
 
 def fold_constants(module: CapturedModule) -> None:

@@ -17,7 +17,7 @@ from edgeprune_exporters.job import Job
 from edgeprune_exporters.lowering import opset_of
 from edgeprune_exporters.onnx import save_graph
 from edgeprune_exporters.parity import prove
-from edgeprune_exporters.runtimes import import_openvino, load_openvino, missing
+from edgeprune_exporters.runtimes import import_openvino, last_line, load_openvino, missing
 
 FILE: Final = "model.xml"
 SECTION: Final = "edgeprune"
@@ -54,13 +54,17 @@ def _convert(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
     openvino = import_openvino()
     try:
         model = openvino.Core().read_model(source)
-        _name_operators(model)
-        for key, value in sorted(metadata.items()):
-            model.set_rt_info(value, [SECTION, key])
-        openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ExportError(f"OpenVINO cannot convert the ONNX graph: {lines[-1]}") from error
+        raise ExportError(f"OpenVINO cannot convert the ONNX graph: {last_line(error)}") from error
+    _name_operators(model)
+    for section in list(model.rt_info.keys()):  # such as the metadata of the ONNX file
+        del model.rt_info[section]
+    for key, value in sorted(metadata.items()):
+        model.set_rt_info(value, [SECTION, key])
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # OpenVINO does not say why: in practice the disk is full
+        raise ExportError(f"'{path.name}' cannot be written: {last_line(error)}") from error
 
 
 def _name_operators(model: Any) -> None:  # noqa: ANN401 - OpenVINO has no types

@@ -125,7 +125,7 @@ def _compare(runtime: Runtime, batch: Batch) -> BatchParity:
     size = len(batch.images)
     try:
         actual = runtime.run(batch.images)
-    except Exception as error:  # each runtime has its own; ONNX Runtime's share no public base
+    except Exception as error:  # each runtime has its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ParityError(
             f"{runtime.name} {runtime.version} loads the file but cannot run it at batch {size}: "

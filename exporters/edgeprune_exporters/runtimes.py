@@ -22,6 +22,12 @@ def missing(module: str, title: str) -> str | None:
     return f"{title} is not installed: pip install {module}"
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of a runtime's message, where the cause stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
 def load_onnxruntime(path: Path) -> Runtime:
     """Load an ONNX file on the processor."""
     import onnxruntime
@@ -30,7 +36,10 @@ def load_onnxruntime(path: Path) -> Runtime:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 3  # errors; they come as exceptions as well
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no public base
+        raise ExportError(f"ONNX Runtime cannot load '{path.name}': {last_line(error)}") from error
 
     def run(images: Array) -> Array:
         return cast(Array, session.run(None, {INPUT: images})[0])
@@ -51,7 +60,10 @@ def load_openvino(path: Path) -> Runtime:
     """
     openvino = import_openvino()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot load '{path.name}': {last_line(error)}") from error
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision != "f32":
         raise ExportError(f"OpenVINO was asked to run in f32 and runs in {precision}")
