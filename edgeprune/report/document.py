@@ -74,6 +74,11 @@ class Documents:
     record: Document
     examples: Document
 
+    @property
+    def results(self) -> Document:
+        """The headline results, which have one shape in bundles and records."""
+        return self.bundle.at("results") or self.record.at("results")
+
 
 def read_documents(folder: Path) -> Documents:
     """Read a bundle; all but ``bundle.json`` may be missing.

@@ -63,6 +63,7 @@ class Evidence:
     examples: tuple[Example, ...]
     similarity: str
     masked: bool
+    several: bool
 
 
 def evidence(documents: Documents) -> Evidence:
@@ -73,16 +74,20 @@ def evidence(documents: Documents) -> Evidence:
     """
     path = documents.folder / "evidence" / "examples.npz"
     examples = documents.examples.each("examples")
+    several = documents.bundle.flag("data", "multi_label") or False
     arrays = _load(path) if examples and path.is_file() else {}
     if arrays:
         _check(arrays, len(examples))
-    drawn = [_example(each, i, arrays) for i, each in enumerate(examples)] if arrays else []
+    drawn = (
+        [_example(each, i, arrays, several) for i, each in enumerate(examples)] if arrays else []
+    )
     seen = [s for each in examples if (s := each.number("similarity")) is not None]
     return Evidence(
         method=documents.examples.text("method") or "",
         examples=tuple(drawn),
         similarity=formats.score(float(np.median(seen))) if seen else "",
         masked="masks" in arrays,
+        several=several,
     )
 
 
@@ -104,10 +109,11 @@ def _check(arrays: Mapping[str, Array], examples: int) -> None:
         )
 
 
-def _example(example: Document, index: int, arrays: Mapping[str, Array]) -> Example:
+def _example(example: Document, index: int, arrays: Mapping[str, Array], several: bool) -> Example:
     mask = arrays["masks"][index].astype(bool) if "masks" in arrays else np.zeros((1, 1), bool)
-    answers = tuple(_answer(example, side, arrays[side][index]) for side in ("dense", "slim"))
-    said = {example.text(side, "class") for side in ("dense", "slim")}
+    answers = tuple(
+        _answer(example, side, arrays[side][index], several) for side in ("dense", "slim")
+    )
     return Example(
         id=example.text("id") or f"image {index + 1}",
         label=example.text("label") or "",
@@ -117,17 +123,23 @@ def _example(example: Document, index: int, arrays: Mapping[str, Array]) -> Exam
         height=mask.shape[0],
         answers=answers,
         similarity=formats.score(example.number("similarity")),
-        changed=len(said) > 1,
+        changed=len({_call(example, side, several) for side in ("dense", "slim")}) > 1,
     )
 
 
-def _answer(example: Document, side: str, values: Array) -> Answer:
+def _call(example: Document, side: str, several: bool) -> str | None:
+    """Return the class that is called; of several findings, the one shown if above one half."""
+    said, probability = example.text(side, "class"), example.number(side, "probability")
+    return None if several and (probability or 0) < 0.5 else said
+
+
+def _answer(example: Document, side: str, values: Array, several: bool) -> Answer:
     said, label = example.text(side, "class"), example.text("label")
     mass = example.number("mass_in_mask", side)
     return Answer(
         name=side,
         says=f"{said or 'unknown'}, {formats.percent(example.number(side, 'probability'), 0)}",
-        right=None if said is None or label is None else said == label,
+        right=None if not said or not label else _call(example, side, several) == label,
         mass="" if mass is None else formats.percent(mass, 0),
         map=_png(_layer(values)),
     )

@@ -57,7 +57,7 @@ class Headline:
 def headline(documents: Documents) -> Headline:
     """Draw the conclusion from a bundle's results."""
     bundle, record = documents.bundle, documents.record
-    results = bundle.at("results")
+    results = documents.results
     return Headline(
         model=bundle.text("source", "name") or "an unnamed model",
         target=bundle.text("target", "name") or "an unnamed target",
@@ -68,7 +68,7 @@ def headline(documents: Documents) -> Headline:
         explanation=tuple(_explanation(results, record)),
         rows=(*_quality(documents), *_costs(results), *_times(documents)),
         doubts=record.texts("comparison", "tainted"),
-        broken=tuple(_broken(bundle)),
+        broken=tuple(_broken(documents)),
     )
 
 
@@ -137,7 +137,7 @@ def _explanation(results: Document, record: Document) -> Iterator[str]:
 
 
 def _quality(documents: Documents) -> Iterator[Row]:
-    results, record = documents.bundle.at("results"), documents.record
+    results, record = documents.results, documents.record
     accuracy, auroc = (
         (results.number("dense", key), results.number("slim", key)) for key in ("accuracy", "auroc")
     )
@@ -196,7 +196,7 @@ def _compared(
 
 
 def _times(documents: Documents) -> Iterator[Row]:
-    results, record = documents.bundle.at("results"), documents.record
+    results, record = documents.results, documents.record
     claim = _faster(results)
     dense, slim = (results.number(side, "latency_ms") for side in ("dense", "slim"))
     verdict = results.text("latency_ratio", "verdict")
@@ -229,10 +229,10 @@ def _load_ms(record: Document, side: str) -> float | None:
     return statistics.median(seen) if seen else None
 
 
-def _broken(bundle: Document) -> Iterator[str]:
-    if bundle.flag("results", "cut", "ok") is False:
+def _broken(documents: Documents) -> Iterator[str]:
+    if documents.results.flag("cut", "ok") is False:
         yield "the cut model does not equal the masked model"
-    for artifact in bundle.each("artifacts"):
+    for artifact in documents.bundle.each("artifacts"):
         if artifact.flag("proof", "ok") is False:
             name = f"{artifact.text('model') or 'a'} {artifact.text('format') or 'artifact'}"
             yield f"the artifact {name} does not equal torch"

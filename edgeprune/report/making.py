@@ -27,6 +27,8 @@ def making(documents: Documents) -> Making:
         ("Data", tuple(_data(bundle.at("data")))),
         ("Target", tuple(_flat(bundle.at("target")))),
         ("Settings", tuple(_flat(bundle.at("settings")))),
+        ("Training the dense model", tuple(_flat(bundle.at("training", "settings")))),
+        ("Recovery", tuple(_flat(bundle.at("recovery", "settings")))),
         ("Versions", tuple(_versions(documents))),
     )
     samples = documents.plan.each("made_from", "samples")
@@ -37,7 +39,7 @@ def making(documents: Documents) -> Making:
             for step in bundle.each("preprocessing", "steps")
         ),
         scored=formats.count(len(samples)) if samples else "",
-        notes=bundle.texts("data", "notes"),
+        notes=(*bundle.texts("data", "notes"), *bundle.texts("training", "notes")),
     )
 
 

@@ -24,11 +24,12 @@ class ArtifactLine:
 
     model: str
     format: str
-    precision: str
+    runtime: str
     files: tuple[tuple[str, str], ...]
     errors: tuple[str, ...]
     tolerance: str
     ok: bool | None
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,12 @@ def proofs(documents: Documents) -> Proofs:
     bundle = documents.bundle
     artifacts = bundle.each("artifacts")
     errors = [dict(_errors(artifact.at("proof"))) for artifact in artifacts]
-    batches = sorted({batch for each in errors for batch in each}, key=_by_number)
+    batches = sorted({batch for each in errors for batch in each})
     return Proofs(
-        cut=_cut(bundle),
-        batches=tuple(batches),
+        cut=_cut(documents),
+        batches=tuple(f"{batch:g}" for batch in batches),
         artifacts=tuple(
-            _artifact(artifact, tuple(formats.power(each.get(batch)) for batch in batches))
+            _artifact(artifact, tuple(each.get(batch, formats.ABSENT) for batch in batches))
             for artifact, each in zip(artifacts, errors, strict=True)
         ),
         not_measured=bundle.texts("not_measured"),
@@ -60,9 +61,9 @@ def proofs(documents: Documents) -> Proofs:
     )
 
 
-def _cut(bundle: Document) -> CutLine:
-    cut = bundle.at("results", "cut")
-    proof = bundle.at("cut_proof") or cut
+def _cut(documents: Documents) -> CutLine:
+    cut = documents.results.at("cut")
+    proof = documents.bundle.at("cut_proof") or cut
     samples = proof.number("samples")
     tolerance, changed = proof.number("tolerance"), proof.number("changed")
     return CutLine(
@@ -75,32 +76,29 @@ def _cut(bundle: Document) -> CutLine:
 
 
 def _artifact(artifact: Document, errors: tuple[str, ...]) -> ArtifactLine:
-    tolerance = artifact.number("proof", "tolerance")
+    proof = artifact.at("proof")
+    tolerance = proof.number("tolerance")
+    ran = (proof.text("runtime"), proof.text("runtime_version"), proof.text("precision"))
     return ArtifactLine(
         model=artifact.text("model") or "",
         format=artifact.text("format") or "",
-        precision=artifact.text("precision") or artifact.text("proof", "precision") or "",
-        files=tuple(
-            (file.text("path") or "", formats.size(file.number("bytes")))
-            for file in artifact.each("files")
-        ),
+        runtime=" ".join(filter(None, ran)),
+        files=tuple(_file(file) for file in artifact.each("files")),
         errors=errors,
         tolerance="" if tolerance is None else formats.power(tolerance),
-        ok=artifact.flag("proof", "ok"),
+        ok=proof.flag("ok"),
+        note=proof.text("note") or "",
     )
 
 
-def _errors(proof: Document) -> Iterator[tuple[str, float]]:
-    """Yield batch size and largest relative error, from a list or an object of batches."""
+def _file(file: Document) -> tuple[str, str]:
+    away = ", not in the bundle" if file.flag("in_bundle") is False else ""
+    return file.text("path") or "", formats.size(file.number("bytes")) + away
+
+
+def _errors(proof: Document) -> Iterator[tuple[float, str]]:
+    """Yield batch sizes with their errors; JSON has no infinity, so a proof writes null."""
     for batch in proof.each("batches"):
         size, error = batch.number("batch"), batch.number("max_rel")
-        if size is not None and error is not None:
-            yield f"{size:g}", error
-    for name, batch in proof.items("batches"):
-        error = batch.number("max_rel") if batch.number() is None else batch.number()
-        if error is not None:
-            yield name, error
-
-
-def _by_number(batch: str) -> tuple[float, str]:
-    return (float(batch), "") if batch.isdigit() else (float("inf"), batch)
+        if size is not None:
+            yield size, "not finite" if error is None else formats.power(error)

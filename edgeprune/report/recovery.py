@@ -1,11 +1,15 @@
 """How accuracy came back after the cut, epoch by epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from edgeprune.report import formats
 from edgeprune.report.document import Document, Documents
 from edgeprune.report.plots import Point, Scale, Tick, line, scale_over, steps
+
+Series = list[tuple[float, float]]  # epoch and value
+LOSSES: Final = (("train_loss", "training"), ("val_loss", "validation"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +42,29 @@ class Recovery:
 
 
 def recovery(documents: Documents) -> Recovery:
-    """Draw the curves of a recovery; none where nothing was recovered."""
+    """Draw the curves of a recovery; none where nothing was recovered.
+
+    A bundle whose dense model was trained on the spot knows what that one reached.
+    """
     seen = documents.bundle.at("recovery") or documents.record.at("recovery")
+    write = formats.score if documents.bundle.flag("data", "multi_label") else _percent
     history = seen.each("history")
     best = seen.number("best_epoch")
-    dense, cut = seen.number("before", "dense"), seen.number("before", "cut")
+    dense = seen.number("before", "dense") or _reached(documents.bundle.at("training"))
+    cut = seen.number("before", "cut")
     metric = _series(history, "val_metric")
     if cut is not None and metric and all(epoch > 0 for epoch, _ in metric):
         metric = [(0.0, cut), *metric]
     losses = [(n, s) for key, n in LOSSES if (s := _series(history, key))]
     levels = [(dense, "dense")] if dense is not None else []
+    name = "Validation AUROC" if write is formats.score else "Validation accuracy"
     return Recovery(
-        metric=_curve("Validation, by epoch", [("validation", metric)], levels, best, percent=True)
+        metric=_curve(f"{name} by epoch", [("slim", metric)], levels, best, write)
         if metric
         else None,
-        loss=_curve("Loss, by epoch", losses, [], best, percent=False) if losses else None,
-        sentence=_sentence(dense, cut, best, metric),
+        loss=_curve("Loss by epoch", losses, [], best, _two_digits) if losses else None,
+        sentence=_sentence(dense, best, metric, write),
     )
-
-
-LOSSES = (("train_loss", "training"), ("val_loss", "validation"))
-Series = list[tuple[float, float]]
 
 
 def _series(history: Sequence[Document], key: str) -> Series:
@@ -71,8 +77,7 @@ def _curve(
     series: list[tuple[str, Series]],
     levels: list[tuple[float, str]],
     best: float | None,
-    *,
-    percent: bool,
+    write: Callable[[float], str],
 ) -> Curve:
     epochs = [epoch for _, points in series for epoch, _ in points]
     values = [value for _, points in series for _, value in points]
@@ -92,24 +97,32 @@ def _curve(
             for epoch in steps(across.low, across.high, 6)
             if epoch == int(epoch)
         ),
-        up=tuple(
-            Tick(at=up.down(v), label=formats.percent(v, 0 if up.high - up.low > 0.04 else 1))
-            if percent
-            else Tick(at=up.down(v), label=formats.significant(v, 2))
-            for v in steps(up.low, up.high)
-        ),
+        up=tuple(Tick(at=up.down(v), label=write(v)) for v in steps(up.low, up.high)),
     )
 
 
-def _sentence(dense: float | None, cut: float | None, best: float | None, metric: Series) -> str:
-    reached = dict(metric).get(best) if best is not None else None
+def _reached(training: Document) -> float | None:
+    """Return the validation metric of the epoch that a training kept."""
+    best = training.number("best_epoch")
+    return None if best is None else dict(_series(training.each("history"), "val_metric")).get(best)
+
+
+def _sentence(
+    dense: float | None, best: float | None, metric: Series, write: Callable[[float], str]
+) -> str:
+    values = dict(metric)
+    reached = None if best is None else values.get(best)
     parts = [
-        (dense, "On the validation split the dense model reached {}."),
-        (cut, "Straight after the cut, {} was left."),
-        (reached, "The weights kept are those of epoch {epoch:g}, with {}."),
+        (dense, "On validation images the dense model reached {}."),
+        (values.get(0.0), "After the cut, before any training, {} was left."),
+        (reached, f"The weights kept are those of epoch {best or 0:g}, with {{}}."),
     ]
-    return " ".join(
-        text.format(formats.percent(value), epoch=best)
-        for value, text in parts
-        if value is not None
-    )
+    return " ".join(text.format(write(value)) for value, text in parts if value is not None)
+
+
+def _percent(share: float) -> str:
+    return formats.percent(share)
+
+
+def _two_digits(value: float) -> str:
+    return formats.significant(value, 2)

@@ -179,12 +179,13 @@ def _results() -> Json:
 
 def _bundle(results: Json) -> Json:
     proof = {
-        "batches": [
-            {"batch": 1, "max_abs": 2e-6, "max_rel": 4.2e-7},
-            {"batch": 3, "max_rel": 6e-7},
-        ],
-        "tolerance": 1e-4,
         "ok": True,
+        "tolerance": 1e-4,
+        "runtime": "openvino",
+        "runtime_version": "2026.1",
+        "precision": "f32",
+        "batches": [{"batch": 1, "max_rel": 4.2e-7}, {"batch": 3, "max_rel": 6e-7}],
+        "note": None,
     }
     return {
         "format": "edgeprune-bundle",
@@ -216,19 +217,37 @@ def _bundle(results: Json) -> Json:
         },
         "settings": {"criterion": "taylor", "budget": {"macs": 0.5}, "epochs": 6, "seed": 0},
         "results": results,
+        "training": {
+            "settings": {"epochs": 8, "lr": 0.002},
+            "history": [{"epoch": 0, "val_metric": 0.25}, {"epoch": 1, "val_metric": 0.94}],
+            "best_epoch": 1,
+            "notes": ["the dense model is trained here, on the spot"],
+        },
         "recovery": {
-            "before": {"dense": 0.94, "cut": 0.61},
+            "settings": {"epochs": 6, "lr": 0.001, "distill_weight": 0.5},
             "history": [
-                {"epoch": e, "train_loss": 0.9 / e, "val_loss": 0.5 + 0.4 / e, "val_metric": m}
-                for e, m in enumerate((0.84, 0.9, 0.921, 0.931, 0.936, 0.933), start=1)
+                {
+                    "epoch": epoch,
+                    "train_loss": 0.9 / epoch if epoch else None,
+                    "val_loss": 0.5 + 0.4 / (epoch + 1),
+                    "val_metric": metric,
+                }
+                for epoch, metric in enumerate((0.61, 0.84, 0.9, 0.921, 0.931, 0.936, 0.933))
             ],
             "best_epoch": 5,
+            "notes": [],
         },
         "artifacts": [
             {
                 "model": model,
                 "format": name,
-                "files": [{"path": f"artifacts/{name}/{model}.{end}", "bytes": size}],
+                "files": [
+                    {
+                        "path": f"artifacts/{name}/{model}.{end}",
+                        "bytes": size,
+                        "in_bundle": model == "slim",
+                    }
+                ],
                 "proof": proof,
             }
             for model, size in (("dense", 44_700_000), ("slim", 21_300_000))
@@ -409,7 +428,7 @@ def test_a_cut_or_an_artifact_that_is_not_equal_is_said_first(tmp_path: Path) ->
 def test_artifacts_show_their_error_at_each_batch_size(page: str) -> None:
     text = _text(page)
     assert "batch 1 batch 3" in text
-    assert "4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ equal" in text
+    assert "4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ equal artifacts" in text
 
 
 def test_classes_are_listed_worst_change_first_and_harm_is_marked(page: str) -> None:
@@ -433,7 +452,10 @@ def test_the_paired_comparison_is_told_in_words(page: str) -> None:
 
 def test_every_channel_group_is_drawn_in_the_order_of_the_graph(page: str) -> None:
     drawn = re.findall(r"<title>([^<]*): (\d+) of (\d+) kept</title>", page)
-    assert drawn == [(name, str(kept), str(size)) for name, (_, size, kept) in SMALL.items()]
+    wanted = [(name, str(kept), str(size)) for name, (_, size, kept) in SMALL.items()]
+    assert sorted(drawn) == sorted(wanted)
+    names = re.findall(r'<div class="group"><span class="name">([^<]*)', page)
+    assert names == list(SMALL)
 
 
 def test_long_plans_fold_by_stage(tmp_path: Path) -> None:
@@ -447,8 +469,31 @@ def test_long_plans_fold_by_stage(tmp_path: Path) -> None:
 
 def test_recovery_begins_with_what_the_cut_left(page: str) -> None:
     text = _text(page)
-    assert "Straight after the cut, 61.0 % was left." in text
+    assert "After the cut, before any training, 61.0 % was left." in text
     assert "epoch 5, with 93.6 %" in text
+    assert "the dense model reached 94.0 %" in text
+
+
+def test_findings_recover_in_auroc_and_count_as_missed_under_one_half(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, examples=1)
+    data = _bundle(_results())["data"] | {"multi_label": True}
+    path = folder / "evidence" / "examples.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["examples"][0]["slim"]["probability"] = 0.4
+    path.write_text(json.dumps(document))
+    text = _text(_page(_edit(folder, "bundle", data=data)))
+    assert "Validation AUROC by epoch" in text
+    assert "normal, 40 % missed" in text
+    assert "the answer changed" in text
+
+
+def test_an_error_that_is_not_finite_is_called_so(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, examples=1)
+    artifacts = _bundle(_results())["artifacts"]
+    artifacts[0]["proof"] |= {"ok": False, "batches": [{"batch": 1, "max_rel": None}]}
+    text = _text(_page(_edit(folder, "bundle", artifacts=artifacts)))
+    assert "not finite" in text
+    assert "the artifact dense onnx does not equal torch" in text
 
 
 def test_examples_show_the_image_once_and_both_maps(page: str) -> None:
