@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import edgeprune as ep
+from edgeprune.attribution import attribute, find_criterion
+from edgeprune.errors import UsageError
+
+OUTSIDE = """
+import torch
+
+class Halves:
+    def per_unit(self, model, seed):
+        return torch.full((model.total,), 0.5)
+
+halves = Halves()
+nothing = object()
+"""
+ENTRIES = """
+[edgeprune.criteria]
+halves = outside_criterion:halves
+nothing = outside_criterion:nothing
+broken = outside_criterion:missing
+taylor = outside_criterion:halves
+"""
+
+
+@pytest.fixture
+def _outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outside_criterion.py").write_text(OUTSIDE)
+    info = tmp_path / "outside_criterion-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-criterion\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_an_unknown_criterion_is_refused_and_the_nearest_is_named() -> None:
+    with pytest.raises(UsageError, match="did you mean 'taylor'"):
+        find_criterion("tailor")
+
+
+@pytest.mark.parametrize("name", ["deeplift", "DeepLift", "deep_lift_shap"])
+def test_deeplift_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(UsageError, match="silently returns gate × gradient; use taylor"):
+        find_criterion(name)
+
+
+@pytest.mark.usefixtures("_outside")
+def test_a_criterion_comes_in_by_entry_point() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    dense = ep.capture(model, torch.randn(2, 3, 8, 8))
+    scores = attribute(dense, [], "halves")
+    assert scores.criterion == "halves"
+    assert scores["0"].tolist() == [0.5] * 4
+
+
+@pytest.mark.usefixtures("_outside")
+def test_a_built_in_criterion_cannot_be_replaced_from_outside() -> None:
+    assert hasattr(find_criterion("taylor"), "per_sample")
+
+
+@pytest.mark.usefixtures("_outside")
+def test_an_entry_point_that_is_no_criterion_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'nothing' .* without per_sample or per_unit"):
+        find_criterion("nothing")
+    with pytest.raises(UsageError, match=r"'broken' .* cannot be loaded"):
+        find_criterion("broken")
