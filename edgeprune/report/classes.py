@@ -92,7 +92,7 @@ def _line(dense: Document, slim: Document, axis: Scale) -> ClassLine:
         slim_auroc=formats.score(slim.number("auroc")),
         auroc_change="" if auroc is None else formats.change(auroc),
         harmed=fall is not None and fall < -HARM,
-        uncertain=f"one image is {formats.percent(1 / n)}" if n and n < FEW else "",
+        uncertain=f"one image is {100 / n:.1f} points" if n and n < FEW else "",
     )
 
 

@@ -1,5 +1,6 @@
 """How accuracy came back after the cut, epoch by epoch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,7 +10,10 @@ from edgeprune.report.document import Document, Documents
 from edgeprune.report.plots import Point, Scale, Tick, line, scale_over, steps
 
 Series = list[tuple[float, float]]  # epoch and value
-LOSSES: Final = (("train_loss", "training"), ("val_loss", "validation"))
+LOSSES: Final = (
+    ("train_loss", "training, distillation included"),
+    ("val_loss", "validation"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +118,14 @@ def _sentence(
     reached = None if best is None else values.get(best)
     parts = [
         (dense, "On validation images the dense model reached {}."),
-        (values.get(0.0), "After the cut, before any training, {} was left."),
+        (values.get(0.0), "After the cut, before fine-tuning, {} was left."),
         (reached, f"The weights kept are those of epoch {best or 0:g}, with {{}}."),
     ]
     return " ".join(text.format(write(value)) for value, text in parts if value is not None)
 
 
 def _percent(share: float) -> str:
-    return formats.percent(share)
+    return formats.percent(share, 0 if math.isclose(100 * share, round(100 * share)) else 1)
 
 
 def _two_digits(value: float) -> str:

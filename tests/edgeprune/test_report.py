@@ -428,7 +428,7 @@ def test_a_cut_or_an_artifact_that_is_not_equal_is_said_first(tmp_path: Path) ->
 def test_artifacts_show_their_error_at_each_batch_size(page: str) -> None:
     text = _text(page)
     assert "batch 1 batch 3" in text
-    assert "4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ equal artifacts" in text
+    assert "equal 4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ artifacts" in text
 
 
 def test_classes_are_listed_worst_change_first_and_harm_is_marked(page: str) -> None:
@@ -441,7 +441,7 @@ def test_classes_are_listed_worst_change_first_and_harm_is_marked(page: str) -> 
 
 
 def test_only_classes_with_few_images_are_marked_as_uncertain(page: str) -> None:
-    assert _text(page).count("few images: one image is 5.0 %") == 1
+    assert _text(page).count("few images: one image is 5.0 points") == 1
 
 
 def test_the_paired_comparison_is_told_in_words(page: str) -> None:
@@ -469,9 +469,9 @@ def test_long_plans_fold_by_stage(tmp_path: Path) -> None:
 
 def test_recovery_begins_with_what_the_cut_left(page: str) -> None:
     text = _text(page)
-    assert "After the cut, before any training, 61.0 % was left." in text
+    assert "After the cut, before fine-tuning, 61 % was left." in text
     assert "epoch 5, with 93.6 %" in text
-    assert "the dense model reached 94.0 %" in text
+    assert "the dense model reached 94 %" in text
 
 
 def test_findings_recover_in_auroc_and_count_as_missed_under_one_half(tmp_path: Path) -> None:
