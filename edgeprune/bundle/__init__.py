@@ -1,0 +1,14 @@
+"""The folder that a clinic receives: written whole, described by one manifest."""
+
+from edgeprune.bundle.change_record import change_record
+from edgeprune.bundle.golden import write_golden
+from edgeprune.bundle.manifest import FORMAT, VERSION, read_manifest, write_manifest
+
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "change_record",
+    "read_manifest",
+    "write_golden",
+    "write_manifest",
+]

@@ -1,0 +1,50 @@
+"""``bundle.json``: what a bundle is, and every file in it by size and hash.
+
+Whoever trusts this one file can check all others against it, so a signature
+over it covers the whole bundle.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from edgeprune.errors import BundleError
+from edgeprune.files import sha256, write_json
+
+FORMAT: Final = "edgeprune-bundle"
+VERSION: Final = 1
+NAME: Final = "bundle.json"
+UNLISTED: Final = frozenset({NAME, "signature.json"})
+
+
+def write_manifest(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write ``bundle.json`` with the list of all other files in the folder."""
+    files = [
+        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
+        | {"sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in UNLISTED
+    ]
+    head = {"format": FORMAT, "version": VERSION}
+    write_json(folder / NAME, head | dict(document) | {"files": files})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a bundle's manifest.
+
+    Raises:
+        BundleError: there is none, it is damaged, or from another version.
+    """
+    try:
+        document = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"'{folder}' is no bundle: it holds no {NAME}") from None
+    except ValueError as error:
+        raise BundleError(f"'{folder / NAME}' is damaged: {error}") from None
+    if document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise BundleError(
+            f"'{folder / NAME}' is {document.get('format')} version {document.get('version')}; "
+            f"this edgeprune reads {FORMAT} version {VERSION}"
+        )
+    return cast(dict[str, Any], document)

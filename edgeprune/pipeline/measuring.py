@@ -1,0 +1,180 @@
+"""The last stages: artifacts, what they do on the test split, and how fast."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from edgeprune_benchmarks.harness import MeasureSettings, Subject, compare, predict
+from edgeprune_benchmarks.metrics import classification_metrics, paired_difference
+from edgeprune_benchmarks.record import (
+    Counts,
+    CutResult,
+    Evidence,
+    Record,
+    make_record,
+    read_record,
+    write_record,
+)
+from edgeprune_exporters import export as export_artifacts
+
+from edgeprune.capture import Captured
+from edgeprune.files import write_json
+from edgeprune.pipeline.context import EVALUATION_BATCH, Context
+from edgeprune.pipeline.cutting import CutModel
+from edgeprune.pipeline.timestamps import now
+
+PARITY_IMAGES: Final = 4
+BACKENDS: Final = {"openvino": "openvino", "onnxruntime": "onnx"}  # runtime → format it loads
+WORDS: Final = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """The artifacts of both models, and where they lie.
+
+    Attributes:
+        folder: holds ``dense`` and ``slim``, each with a folder per format.
+        artifacts: one entry per artifact, as the bundle lists them.
+    """
+
+    folder: Path
+    artifacts: tuple[Mapping[str, Any], ...]
+
+    def file(self, model: str, form: str) -> Path:
+        """Return the file that a runtime is pointed at."""
+        found = next(a for a in self.artifacts if a["model"] == model and a["format"] == form)
+        return self.folder / model / str(found["files"][0])
+
+
+def export_stage(context: Context, dense: Captured, slim: Captured) -> Exported:
+    """Export both models; a dense one only in the format that is measured."""
+    context.reporter.stage("Export")
+
+    def make(folder: Path) -> None:
+        images = context.images(context.data.test, context.spread(context.data.test, PARITY_IMAGES))
+        measured = measured_format(context)
+        listed = []
+        for name, model, formats in (
+            ("slim", slim, tuple(dict.fromkeys((*context.formats, measured)))),
+            ("dense", dense, (measured,)),
+        ):
+            artifacts = export_artifacts(
+                model, context.target, folder / name, images, formats=formats, metadata=_metadata(context)
+            )
+            listed += [{"model": name} | artifact.to_dict() for artifact in artifacts]
+        write_json(folder / "artifacts.json", listed)
+
+    def read(folder: Path) -> Exported:
+        listed = json.loads((folder / "artifacts.json").read_text(encoding="utf-8"))
+        return Exported(folder=folder, artifacts=tuple(listed))
+
+    exported = context.work.stage("artifacts", make, read)
+    for artifact in exported.artifacts:
+        context.reporter.say(f"{artifact['model']} {artifact['format']}: {_proof_words(artifact)}")
+    return exported
+
+
+def measured_format(context: Context) -> str:
+    """Return the format that is measured here: the target's own, else ONNX on this CPU."""
+    return BACKENDS.get(context.target.runtime, "onnx")
+
+
+def measured_runtime(context: Context) -> str:
+    """Return the runtime that is measured here."""
+    return context.target.runtime if context.target.runtime in BACKENDS else "onnxruntime"
+
+
+def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Record:
+    """Predict the test split with both artifacts, then time them in turns."""
+    runtime = measured_runtime(context)
+    context.reporter.stage(f"Measure in {WORDS[runtime]}, {context.threads} thread(s), batch 1")
+
+    def make(folder: Path) -> None:
+        form = measured_format(context)
+        subjects = {
+            name: Subject(name=name, artifact=exported.file(name, form), backend=runtime)
+            for name in ("dense", "slim")
+        }
+        batch = EVALUATION_BATCH if cut.model.dynamic_batch else len(cut.model.sample)
+        logits = {name: _predict(context, subject, batch) for name, subject in subjects.items()}
+        for name, values in logits.items():
+            np.save(folder / f"{name}.npy", values)
+        write_record(_record(context, subjects, logits, cut), folder / "record.json")
+
+    return context.work.stage("measurement", make, lambda folder: read_record(folder / "record.json"))
+
+
+def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float32]:
+    settings = MeasureSettings(threads=_cores(), batch=batch)
+    count = -(-len(context.data.test) // EVALUATION_BATCH)
+    with context.reporter.track(f"{subject.name}: test images", count) as advance:
+
+        def counted() -> Any:  # noqa: ANN401 - a generator of arrays
+            for number, part in enumerate(context.test_batches(), 1):
+                yield part
+                advance(number, "batches")
+
+        return predict(subject, counted(), settings)
+
+
+def _record(
+    context: Context,
+    subjects: Mapping[str, Subject],
+    logits: Mapping[str, NDArray[np.float32]],
+    cut: CutModel,
+) -> Record:
+    data, seed = context.data, context.settings.seed
+    settings = MeasureSettings(threads=context.threads, rounds=context.settings.rounds)
+    inputs = next(context.test_batches())[:8]
+    with context.reporter.track("dense and slim in turns", settings.rounds) as advance:
+        comparison = compare(
+            subjects["dense"],
+            subjects["slim"],
+            inputs,
+            settings,
+            lambda done, total: advance(done, "rounds"),
+        )
+    evidence = {
+        name: Evidence(
+            metrics=classification_metrics(logits[name], data.test.labels, data.classes),
+            counts=Counts(params=counts["params"], macs=counts["macs"]),
+        )
+        for name, counts in (("dense", cut.plan.dense), ("slim", cut.plan.predicted))
+    }
+    return make_record(
+        comparison,
+        created=now(),
+        dense=evidence["dense"],
+        slim=evidence["slim"],
+        difference=paired_difference(logits["dense"], logits["slim"], data.test.labels, seed=seed),
+        cut=CutResult(
+            max_rel=cut.proof.max_rel,
+            ok=cut.proof.ok,
+            units_removed=cut.plan.units_removed,
+            units_total=cut.plan.units_total,
+        ),
+        seed=seed,
+    )
+
+
+def _proof_words(artifact: Mapping[str, Any]) -> str:
+    proof = artifact["proof"]
+    parts = [f"{b['max_rel']:.1e} at batch {b['batch']}" for b in proof["batches"]]
+    return f"equals torch within {proof['tolerance']:.0e} relative ({', '.join(parts)})"
+
+
+def _cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {
+        "edgeprune.classes": json.dumps(list(context.data.classes)),
+        "edgeprune.preprocessing": json.dumps(context.preprocessing.to_dict()),
+        "edgeprune.multi_label": json.dumps(context.data.multi_label),
+    }
