@@ -5,6 +5,7 @@ to widths that the target's kernels like. Invariant: a smaller budget never
 keeps a unit that a larger one gives up, and no group is left empty.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -73,21 +74,16 @@ class Search:
             PlanError: even the smallest widths cost more.
         """
         groups = self.analysis.groups
-        if self.ranking == "group":
-            steps = 1000
+        levels = [self.levels(group) for group in groups]
+        owner = self._levelled(levels) if self.ranking == "group" else self.owners()
 
-            def at(step: int) -> dict[str, int]:
-                return {g.name: self.width(g, round(g.size * (1 - step / steps))) for g in groups}
-        else:
-            owner = self.owners()
-            steps = len(owner)
+        def at(step: int) -> dict[str, int]:
+            gone = np.bincount(owner[:step], minlength=len(groups)).tolist()
+            if self.ranking == "group":
+                return {g.name: w[n] for g, w, n in zip(groups, levels, gone, strict=True)}
+            return {g.name: self.width(g, g.size - n) for g, n in zip(groups, gone, strict=True)}
 
-            def at(step: int) -> dict[str, int]:
-                gone = np.bincount(owner[:step], minlength=len(groups)).tolist()
-                return {
-                    g.name: self.width(g, g.size - n) for g, n in zip(groups, gone, strict=True)
-                }
-
+        steps = len(owner)
         return self._least_step(steps, at)
 
     def _least_step(self, steps: int, at: Callable[[int], dict[str, int]]) -> dict[str, int]:
@@ -117,6 +113,23 @@ class Search:
         owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         values = [self.scores[g.name].numpy() / p for g, p in zip(groups, price, strict=True)]
         return owner[np.argsort(np.concatenate(values), kind="stable")]
+
+    def _levelled(self, levels: list[list[int]]) -> NDArray[np.int64]:
+        """Return which group steps to its next width, in the order that keeps shares alike.
+
+        Groups of equal size take their steps one after the other, so that the
+        budget is met as nearly as one step of one group allows.
+        """
+        steps = [
+            (1 - (wide + narrow) / (2 * group.size), index)
+            for index, (group, widths) in enumerate(zip(self.analysis.groups, levels, strict=True))
+            for wide, narrow in itertools.pairwise(widths)
+        ]
+        return np.array([index for _, index in sorted(steps)], np.int64)
+
+    def levels(self, group: ChannelGroup) -> list[int]:
+        """Return the widths that a group may have, widest first."""
+        return sorted({self.width(group, wanted) for wanted in range(group.size + 1)}, reverse=True)
 
     def ranks(self) -> dict[str, NDArray[np.int64]]:
         """Return the rank of every unit in the order that decided: 1 goes first."""
