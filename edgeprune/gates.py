@@ -8,6 +8,7 @@ a unit is attribution to an input like any other.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgeprune.axes.op import bind
 from edgeprune.axes.units import Axis
 from edgeprune.capture import Captured
 from edgeprune.errors import EdgepruneError
+from edgeprune.layout import Layout, sample_layouts
 
 LAYER_NORM: Final = torch.ops.aten.layer_norm.default
 GROUP_NORM: Final = torch.ops.aten.group_norm.default
@@ -46,6 +48,10 @@ class GatedModel(nn.Module):
 
     def forward(self, images: Tensor, gates: Tensor) -> Tensor:
         """Run images (N, C, H, W) with gates (1, U) for all or (N, U), one row per image."""
+        if len(gates) not in (1, len(images)):
+            raise EdgepruneError(
+                f"{len(gates)} rows of gates for {len(images)} images; give one row, or one each"
+            )
         return self.interpreter(gates).run(images)  # type: ignore[no-any-return]
 
     def interpreter(self, gates: Tensor) -> "GatedInterpreter":
@@ -92,12 +98,18 @@ class GatedModel(nn.Module):
                 found[node] = slots
         return found
 
-    def samples_dim(self, node: fx.Node) -> int | None:
-        """Return the dimension of a value that runs over samples, outermost; None for none."""
-        shape = self.analysis.shapes[node.name]
-        if not isinstance(shape, tuple):
-            return None
-        return next((d for d, size in enumerate(shape) if size % self.analysis.batch == 0), None)
+    @cached_property
+    def layouts(self) -> Mapping[str, Layout]:
+        """How samples lie in each operand that carries gates, by the node that makes it."""
+        graph = self.module.graph
+        gated = {node: bind(node) for node in graph.nodes if node.name in self.operands}
+        read = {
+            bound[argument].name
+            for node, bound in gated.items()
+            for argument, _, _ in self.operands[node.name]
+        }
+        normalised = {node.args[0].name for node in graph.nodes if node.name in self.statistics}
+        return sample_layouts(self.captured, self.analysis, read | normalised)
 
     def _slots(self, axis: Axis) -> Slots:
         columns = self.analysis.units.resolve(axis).columns
@@ -158,16 +170,15 @@ class GatedInterpreter(fx.Interpreter):
         shape[dim] = value.shape[dim]
         if len(weights) == 1:
             return weights.reshape(shape)
-        samples = self.model.samples_dim(bind(node)[argument])
-        if samples is None or samples == dim or value.shape[samples] % len(weights):
+        layout = self.model.layouts.get(bind(node)[argument].name)
+        if layout is None or layout.dim == dim or value.shape[layout.dim] % len(weights):
             raise EdgepruneError(
                 f"gates for {len(weights)} samples meet a tensor of shape {tuple(value.shape)} at "
                 f"'{node.name}' that is not laid out by sample; score one sample at a time"
             )
-        # Heads or windows of one sample stand together.
-        weights = weights.repeat_interleave(value.shape[samples] // len(weights), dim=0)
-        shape[samples] = value.shape[samples]
-        return (weights if samples < dim else weights.T).reshape(shape)
+        shape[layout.dim] = value.shape[layout.dim]
+        weights = layout.spread(weights, value.shape[layout.dim])
+        return (weights if layout.dim < dim else weights.T).reshape(shape)
 
     def _gated(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeprune.axes.analysis import analyse
 from edgeprune.capture import Captured
-from edgeprune.errors import CutError
+from edgeprune.errors import CutError, UsageError
 from edgeprune.gates import GatedModel
 from edgeprune.plan import Plan
 
@@ -59,7 +59,9 @@ def verify_cut(dense: Captured, slim: Captured, plan: Plan, sample: Tensor) -> C
 
     Raises:
         CutError: the cut model cannot even be run.
+        UsageError: fewer images than the fixed batch of the model.
     """
+    sample = _whole_batch(dense, sample)
     analysis = analyse(dense)
     gated = GatedModel(dense, analysis)
     with torch.no_grad():
@@ -84,3 +86,15 @@ def _run(slim: Captured, sample: Tensor) -> Tensor:
         raise CutError(
             f"the cut model does not run ({error}): this cut must not be used; please report it"
         ) from error
+
+
+def _whole_batch(dense: Captured, sample: Tensor) -> Tensor:
+    """Return as many images as the model takes."""
+    batch = len(dense.sample)
+    if dense.dynamic_batch:
+        return sample
+    if len(sample) < batch:
+        raise UsageError(
+            f"{len(sample)} images to verify a model captured for batches of {batch}; give {batch}"
+        )
+    return sample[:batch]

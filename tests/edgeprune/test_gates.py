@@ -1,0 +1,103 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgeprune.axes import analyse
+from edgeprune.capture import Captured
+from edgeprune.errors import EdgepruneError
+from edgeprune.gates import GatedModel
+
+from .models import TINY, images
+
+CaptureOf = Callable[..., Captured]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gates_of_one_give_the_dense_model(name: str, capture_of: CaptureOf) -> None:
+    dense = capture_of(name)
+    gated = GatedModel(dense)
+    assert torch.allclose(gated(images(3), gated.ones()), dense.module(images(3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gates_by_sample_equal_one_sample_at_a_time(name: str, capture_of: CaptureOf) -> None:
+    gated = GatedModel(capture_of(name))
+    gates = torch.rand(3, gated.total, generator=torch.Generator().manual_seed(0))
+    together = gated(images(3), gates)
+    alone = [gated(images(3)[i : i + 1], gates[i : i + 1]) for i in range(3)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_group_has_gates_that_matter(name: str, capture_of: CaptureOf) -> None:
+    gated = GatedModel(capture_of(name))
+    gates = gated.ones(16).requires_grad_()
+    gated(images(16), gates).square().sum().backward()
+    for group, gradient in gated.by_group(gates.grad).items():
+        # A unit that a ReLU silences on every image has none.
+        assert gradient.abs().sum(0).gt(0).float().mean() >= 0.4, group
+
+
+def test_a_gate_scales_what_its_reader_sees(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    gated = GatedModel(dense)
+    gates = gated.ones()
+    gated.by_group(gates)["hidden"][0, 2] = 0.25
+    weight = dense.module.get_parameter("head.weight")
+    before = weight.detach().clone()
+    actual = gated(images(2), gates)
+    with torch.no_grad():
+        weight[:, 2] *= 0.25
+        expected = dense.module(images(2))
+        weight.copy_(before)
+    assert torch.allclose(actual, expected, atol=1e-6)
+
+
+def test_a_layer_norm_with_a_gate_of_zero_is_that_of_the_other_channels(
+    capture_of: CaptureOf,
+) -> None:
+    dense = capture_of("Transformer")
+    gated = GatedModel(dense)
+    keep = np.ones(12, np.bool_)
+    keep[[1, 5]] = False
+    interpreter = gated.interpreter(gated.from_masks({"patches": keep}))
+    node = next(n for n in dense.module.graph.nodes if n.name == "layer_norm")
+    x = torch.randn(2, 10, 12)
+    weight, bias = torch.rand(12), torch.rand(12)
+    arguments = {"input": x, "weight": weight, "bias": bias, "eps": 1e-5}
+    slots = gated.statistics["layer_norm"]
+    normal = interpreter.normalise(node, arguments, interpreter.weights(slots))
+    kept = torch.from_numpy(keep)
+    expected = F.layer_norm(x[..., kept], (10,), weight[kept], bias[kept])
+    assert torch.allclose(normal[..., kept], expected, atol=1e-5)
+    plain = F.layer_norm(x, (12,), weight, bias)[..., kept]
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
+def test_gates_of_zero_give_numbers_even_where_nothing_is_left(capture_of: CaptureOf) -> None:
+    for name in ("Transformer", "Grouped"):
+        gated = GatedModel(capture_of(name))
+        assert gated(images(2), 0 * gated.ones()).isfinite().all()
+
+
+def test_gates_are_laid_out_by_group(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    gated = GatedModel(dense)
+    parts = gated.by_group(torch.arange(gated.total)[None])
+    assert [p.shape[-1] for p in parts.values()] == [g.size for g in analyse(dense).groups]
+    assert torch.cat(list(parts.values()), 1).tolist() == [list(range(gated.total))]
+
+
+def test_gates_of_another_model_are_refused(capture_of: CaptureOf) -> None:
+    gated = GatedModel(capture_of("Chain"))
+    with pytest.raises(EdgepruneError, match=r"gates of shape \(1, 3\)"):
+        gated(images(1), torch.ones(1, 3))
+
+
+def test_gates_for_fewer_samples_than_images_are_refused(capture_of: CaptureOf) -> None:
+    gated = GatedModel(capture_of("Chain"))
+    with pytest.raises(EdgepruneError, match="2 rows of gates for 3 images"):
+        gated(images(3), gated.ones(2))
