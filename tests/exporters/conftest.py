@@ -39,7 +39,7 @@ class TinyVit(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(3, 16, 8, 8)
         self.token = nn.Parameter(torch.randn(1, 1, 16))
-        self.position = nn.Parameter(torch.randn(1, 16, 7, 7))
+        self.position = nn.Parameter(torch.randn(1, 16, 3, 3))
         self.norm1, self.norm2 = nn.LayerNorm(16), nn.LayerNorm(16)
         self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
         self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))

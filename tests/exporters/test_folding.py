@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from edgeprune import Captured, capture
+from edgeprune.targets import load_target
+from edgeprune_exporters import export
 from edgeprune_exporters.folding import fold_constants
 
 
@@ -27,6 +31,24 @@ def test_resized_positions_are_folded_and_nothing_changes(vit: Captured) -> None
     assert "aten._upsample_bicubic2d_aa.vec" not in operators(twin)
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(twin.module(images), vit.module(images), rtol=0, atol=0)
+
+
+class Resized(nn.Module):
+    """Positions on a grid that ONNX's reference implementation resizes wrongly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, 4, 10, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        position = nn.functional.interpolate(self.position, size=(14, 14), mode="bilinear")
+        return position.flatten(1) + images.mean((1, 2, 3))[:, None]
+
+
+def test_resized_positions_are_torch_s_own(tmp_path: Path) -> None:
+    captured = capture(Resized(), torch.randn(2, 3, 8, 8))
+    for artifact in export(captured, load_target("cpu"), tmp_path, captured.sample):
+        assert artifact.proof.max_rel < 1e-6
 
 
 class Standardised(nn.Module):

@@ -49,11 +49,12 @@ def test_the_file_has_the_opset_of_the_target(
     assert artifact.opset == opset
 
 
-def test_an_opset_that_cannot_be_written_names_both(
-    cnn: Captured, images: Tensor, tmp_path: Path
+def test_an_opset_that_cannot_be_written_names_both_and_torch_keeps_silent(
+    cnn: Captured, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ExportError, match=r"reads opset 12 and torch.onnx wrote opset 18"):
         export(cnn, replace(CPU, opset=12), tmp_path, images, formats=["onnx"])
+    assert [each for each in caplog.records if each.levelname != "DEBUG"] == []
 
 
 def test_a_written_file_with_another_opset_is_noticed(job: Job, tmp_path: Path) -> None:
