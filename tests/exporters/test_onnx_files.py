@@ -110,7 +110,10 @@ def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
     assert {entry.value for entry in entries if entry.key == "location"} == {"model.onnx.data"}
 
 
-def test_writing_beside_leaves_the_shared_graph_whole(job: Job, tmp_path: Path) -> None:
+def test_writing_beside_leaves_the_shared_graph_whole(
+    vit: Captured, images: Tensor, tmp_path: Path
+) -> None:
+    job = Job(model=vit, target=CPU, inputs=images, metadata={})
     save_graph(job.graph, tmp_path / "a.onnx", single_file_bytes=100)
     assert save_graph(job.graph, tmp_path / "b.onnx") == ("b.onnx",)
     assert session(tmp_path / "b.onnx").get_inputs()[0].name == "images"
