@@ -22,11 +22,13 @@ from edgeprune.report.document import Document, Documents
 
 Array = NDArray[np.generic]
 LEAST_SIDE: Final = 160  # pixels that a picture has at least
-MOST_SIDE: Final = 256  # and at most, so that the page stays small
+MOST_SIDE: Final = (
+    208  # and at most: eight examples in colour then fit into 3 MB whatever they show
+)
 FOR: Final = (196, 30, 30)  # evidence for the class
 AGAINST: Final = (28, 84, 196)  # evidence against it
 OPAQUE: Final = 0.85
-LEVELS: Final = 48  # of opacity: more cannot be told apart and does not compress
+LEVELS: Final = 32  # of opacity: more cannot be told apart and does not compress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,7 @@ def _example(example: Document, index: int, arrays: Mapping[str, Array], several
     return Example(
         id=example.text("id") or f"image {index + 1}",
         label=example.text("label") or "",
-        image=_png(Image.fromarray(arrays["images"][index].astype(np.uint8))),
+        image=_png(_sized(Image.fromarray(arrays["images"][index].astype(np.uint8)))),
         outline=_outline(mask),
         width=mask.shape[1],
         height=mask.shape[0],
@@ -147,7 +149,8 @@ def _answer(example: Document, side: str, values: Array, several: bool) -> Answe
 
 def _layer(values: Array) -> Image.Image:
     """Colour a map (H, W) in -1 to 1: red for, blue against, opacity by strength."""
-    signed = np.nan_to_num(values.astype(np.float32)).clip(-1, 1)
+    known = np.nan_to_num(values.astype(np.float32)).clip(-1, 1)
+    signed = np.asarray(_sized(Image.fromarray(known)))  # before colouring: red and blue do not mix
     strength = np.round(np.abs(signed) * LEVELS) / LEVELS
     layer = np.empty((*signed.shape, 4), np.uint8)
     layer[..., :3] = np.where((signed >= 0)[..., None], FOR, AGAINST)
@@ -155,13 +158,16 @@ def _layer(values: Array) -> Image.Image:
     return Image.fromarray(layer)
 
 
-def _png(picture: Image.Image) -> str:
-    """Return a picture as a data URI, enlarged or reduced to a side that reads well."""
+def _sized(picture: Image.Image) -> Image.Image:
+    """Enlarge or reduce a picture to a side that reads well."""
     side = max(picture.size)
     factor = min(max(LEAST_SIDE / side, 1.0), MOST_SIDE / side)
-    if factor != 1.0:
-        width, height = (max(1, round(edge * factor)) for edge in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    width, height = (max(1, round(edge * factor)) for edge in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _png(picture: Image.Image) -> str:
+    """Return a picture as a data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -97,7 +97,7 @@ def _faster(results: Document) -> Claim:
 
 
 def _speed(value: float, low: float, high: float, word: str) -> Claim:
-    digits = 1 if high - low >= 0.1 and value >= 1.5 else 2
+    digits = 1 if high - low >= 0.2 else 2
     ends = [formats.times(end, digits).removesuffix("×") for end in (low, high)]
     return Claim(
         text=f"{formats.times(value, digits)} {word}", detail=f"[{ends[0]},{formats.THIN}{ends[1]}]"

@@ -15,7 +15,7 @@ from edgeprune.report.plots import Point, Scale, Tick, outline, steps
 Times = NDArray[np.float64]
 SIDES: Final = ("dense", "slim")
 BINS: Final = 120
-SHOWN: Final = 99.5  # percentile at which the axis ends: one slow inference would flatten the rest
+TAILS: Final = 5  # how often the way from median to p90 fits in beyond the median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,13 @@ def latencies(documents: Documents) -> Latencies:
     times = {side: _times(comparison, side) for side in SIDES}
     measured = {side: found for side, found in times.items() if found.size}
     low = min((float(found.min()) for found in measured.values()), default=0.0)
-    high = max((float(np.percentile(found, SHOWN)) for found in measured.values()), default=1.0)
+    high = max((_end(found) for found in measured.values()), default=1.0)
     axis = Scale(low=max(0.0, low - 0.04 * (high - low)), high=high)
     turns, rounds, top = _turns(comparison)
     return Latencies(
-        distributions=tuple(_distribution(side, found, axis) for side, found in measured.items()),
+        distributions=tuple(
+            _distribution(documents.record, side, found, axis) for side, found in measured.items()
+        ),
         across=tuple(
             Tick(at=axis(value), label=f"{value:g}{formats.THIN}ms")
             for value in steps(axis.low, axis.high, 5)
@@ -87,9 +89,18 @@ def _times(comparison: Document, side: str) -> Times:
     return np.array([time for run in blocks for block in run for time in block], np.float64)
 
 
-def _distribution(name: str, times: Times, axis: Scale) -> Distribution:
+def _end(times: Times) -> float:
+    """Return where the axis ends: at the slowest, one interruption would flatten all the rest."""
+    median, p90 = np.percentile(times, [50, 90])
+    return float(min(median + TAILS * (p90 - median), times.max()))
+
+
+def _distribution(record: Document, name: str, times: Times, axis: Scale) -> Distribution:
+    """Draw a histogram; its median is the record's own, which weighs every block alike."""
     counts, _ = np.histogram(times, BINS, (axis.low, axis.high))
-    median, p90 = float(np.median(times)), float(np.percentile(times, 90))
+    summary = record.at(f"{name}_latency")
+    median = summary.number("median_ms") or float(np.median(times))
+    p90 = summary.number("p90_ms") or float(np.percentile(times, 90))
     beyond = int((times > axis.high).sum())
     return Distribution(
         name=name,

@@ -2,11 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from edgeprune.report import formats
 from edgeprune.report.document import Document, Documents
 
 Fact = tuple[str, str]
+WORDS: Final = {
+    "in_chans": "input channels",
+    "lr": "learning rate",
+    "num_classes": "classes",
+    "val": "validation",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,7 @@ def _data(data: Document) -> Iterator[Fact]:
         kind = "findings, several per image" if data.flag("multi_label") else "one per image"
         yield f"{len(classes)} classes ({kind})", ", ".join(classes)
     for split, number in data.items("splits"):
-        yield f"{split} images", formats.count(number.number())
+        yield f"{_words(split)} images", formats.count(number.number())
 
 
 def _versions(documents: Documents) -> Iterator[Fact]:
@@ -72,11 +79,11 @@ def _flat(document: Document, *leave: str, before: str = "") -> Iterator[Fact]:
         nested = list(value.items())
         if nested:
             yield from _flat(value, before=name)
-        elif text := _value(value):
+        elif text := _value(value, " × " if key == "size" else ", "):
             yield name, text
 
 
-def _value(document: Document) -> str:
+def _value(document: Document, between: str) -> str:
     match document.value:
         case bool() as truth:
             return "yes" if truth else "no"
@@ -85,10 +92,10 @@ def _value(document: Document) -> str:
         case str() as text:
             return text
         case list():
-            return ", ".join(filter(None, map(_value, document.each())))
+            return between.join(filter(None, (_value(each, between) for each in document.each())))
         case _:
             return ""
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    return WORDS.get(key, key.replace("_", " "))

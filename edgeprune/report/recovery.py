@@ -118,7 +118,7 @@ def _sentence(
     reached = None if best is None else values.get(best)
     parts = [
         (dense, "On validation images the dense model reached {}."),
-        (values.get(0.0), "After the cut, before fine-tuning, {} was left."),
+        (values.get(0.0), "After the cut, before fine-tuning, the slim model reached {}."),
         (reached, f"The weights kept are those of epoch {best or 0:g}, with {{}}."),
     ]
     return " ".join(text.format(write(value)) for value, text in parts if value is not None)
