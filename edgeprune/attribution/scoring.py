@@ -8,7 +8,6 @@ not depend on the batch it came in.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,8 +19,6 @@ from edgeprune.capture import Captured
 from edgeprune.data.checks import label_problem
 from edgeprune.errors import DataError, EdgepruneError, UsageError
 from edgeprune.gates import GatedModel
-
-_TOLERANCE: Final = 1e-3  # relative; a row that meets another image's gates is off by far more
 
 
 def attribute(
@@ -121,7 +118,7 @@ class _Scoring:
     images: int = 0
     total: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     per_class: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-    separable: dict[int, bool] = field(default_factory=dict)
+    together: bool = True
 
     def add(self, images: Tensor, labels: Tensor) -> None:
         """Score one batch."""
@@ -147,7 +144,7 @@ class _Scoring:
     def _start(self, images: Tensor) -> None:
         size = _rows_at_once(self.model, len(images))
         with torch.no_grad():
-            logits = self.model.module(_repeated(images[:1], size))
+            logits = self.model.module(images[:1].expand(size, -1, -1, -1))
         self.total = torch.zeros(self.model.total, dtype=torch.float64)
         self.per_class = torch.zeros(logits.shape[1], self.model.total, dtype=torch.float64)
         if self.classes and len(self.classes) != logits.shape[1]:
@@ -165,15 +162,17 @@ class _Scoring:
     def _rows(self, batch: Batch) -> Tensor:
         """Attribute each image's decision, (N, U), as many images at once as the model takes."""
         size = _rows_at_once(self.model, len(batch))
-        if size not in self.separable:
-            self.separable[size] = _is_separable(self.model, batch.part(0, size).images)
-        if not self.separable[size]:
-            if not self.model.captured.dynamic_batch and size > 1:
-                raise EdgepruneError(
-                    f"the model takes exactly {size} images and mixes them in one dimension, so "
-                    "images cannot be scored one by one; capture it with a sample of one image"
-                )
-            size = 1
+        if self.together:
+            try:
+                return self._in_parts(batch, size)
+            except EdgepruneError:
+                # A tensor that is not laid out by sample takes one row of gates.
+                if size == 1 or not self.model.captured.dynamic_batch:
+                    raise
+                self.together = False
+        return self._in_parts(batch, 1)
+
+    def _in_parts(self, batch: Batch, size: int) -> Tensor:
         parts = []
         for start in range(0, len(batch), size):
             rows = self.attribute(batch.part(start, size))
@@ -184,32 +183,6 @@ class _Scoring:
 def _rows_at_once(model: GatedModel, count: int) -> int:
     captured = model.captured
     return count if captured.dynamic_batch else len(captured.sample)
-
-
-def _repeated(images: Tensor, count: int) -> Tensor:
-    return images.expand(count, -1, -1, -1)
-
-
-def _is_separable(model: GatedModel, images: Tensor) -> bool:
-    """Say whether each row of gates acts on its own image alone.
-
-    A model that does not keep images outermost can be told by its shapes only
-    when these do not happen to divide, so it is tried: one image under its own
-    row, among others and by itself.
-    """
-    if len(images) == 1:
-        return True
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(len(images), model.total, generator=generator)
-    gates = model.ones(len(images)) - noise.to(images) / 2
-    single = images[:1] if model.captured.dynamic_batch else _repeated(images[:1], len(images))
-    with torch.no_grad():
-        try:
-            among = model(images, gates)[0]
-        except EdgepruneError:
-            return False
-        alone = model(single, gates[:1])[0]
-    return bool((among - alone).abs().max() <= _TOLERANCE * alone.abs().max())
 
 
 def _check_finite(model: GatedModel, values: Tensor, name: str) -> None:

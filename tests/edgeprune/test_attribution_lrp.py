@@ -118,14 +118,14 @@ def _images(count: int = 4) -> Tensor:
 
 def _run(dense: ep.Captured, images: Tensor, epsilon: float) -> Tensor:
     model = GatedModel(dense)
-    logits = LrpInterpreter(model, model.ones(), find_paths(dense), epsilon).run(images)
+    logits = LrpInterpreter(model, model.ones(), find_paths(GatedModel(dense)), epsilon).run(images)
     assert isinstance(logits, Tensor)
     return logits
 
 
 def _added(dense: ep.Captured) -> list[tuple[fx.Node, Tensor]]:
     """List what the trunk adds: biases, shifts of batch normalisation, positions."""
-    trunk = find_paths(dense).trunk
+    trunk = find_paths(GatedModel(dense)).trunk
     tensors = state(dense.module)
     found = []
     for node in dense.module.graph.nodes:
@@ -173,7 +173,7 @@ def test_without_biases_the_units_of_each_layer_share_the_logit_among_them() -> 
     images, labels = _images(1), torch.tensor([2])
     model = GatedModel(dense)
     gates = model.ones().requires_grad_()
-    logit = LrpInterpreter(model, gates, find_paths(dense), 0.0).run(images)[0, 2]
+    logit = LrpInterpreter(model, gates, find_paths(GatedModel(dense)), 0.0).run(images)[0, 2]
     (relevance,) = torch.autograd.grad(logit, gates)
     for name, part in model.by_group(relevance).items():
         assert part.sum().item() == pytest.approx(logit.item(), rel=1e-4), name
@@ -231,7 +231,7 @@ def test_a_signal_is_scored_as_if_its_gate_were_constant_and_the_gate_by_its_eff
 
 def test_nothing_of_a_gate_reaches_the_signal() -> None:
     dense = _captured(Residual)
-    paths = find_paths(dense)
+    paths = find_paths(GatedModel(dense))
     modules = {n.meta["module"] for n in dense.module.graph.nodes if n.name not in paths.trunk}
     assert {"reduce", "expand"} <= modules
     assert not {"stem", "bn", "conv1", "gn", "conv2", "head"} & modules

@@ -56,7 +56,7 @@ class Lrp:
 
     def per_sample(self, model: GatedModel) -> Attributor:
         """Return what gives the relevance that reaches each unit, (N, U)."""
-        paths = find_paths(model.captured)
+        paths = find_paths(model)
 
         def run(images: Tensor, gates: Tensor) -> Tensor:
             logits: Tensor = LrpInterpreter(model, gates, paths, self.epsilon).run(images)

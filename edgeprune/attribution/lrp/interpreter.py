@@ -46,31 +46,21 @@ class LrpInterpreter(GatedInterpreter):
         """Run an operator and give it the backward of its rule."""
         name = operation(node)
         if name in ("layer_norm", "rms_norm", "group_norm"):
-            return self.normalise(node, _by_name(node, args, kwargs), self.gates[:, -1:])
+            arguments = _by_name(node, args, kwargs)
+            return _normalise(name, arguments, torch.ones_like(arguments["input"][:1]))
         result = super().compute(node, args, kwargs)
         if node.name in self.paths.shared:
-            return halved(args[0], result, self.epsilon)
+            return halved(args[0], result, self.epsilon, 0)
         rule = RULES.get(name)
-        return result if rule is None else rule(args[0], result, self.epsilon)
+        if rule is None:
+            return result
+        return rule(args[0], result, self.epsilon, self.paths.images.get(node.name, 0))
 
     def normalise(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Tensor:
-        """Normalise with the deviation held constant; weights are (S, C), or (S, 1) for all."""
-        x = arguments["input"]
-        weights = weights.repeat_interleave(len(x) // len(weights), dim=0)
-        eps = arguments["eps"]
-        eps = torch.finfo(x.dtype).eps if eps is None else eps
-        if operation(node) == "group_norm":
-            groups = arguments["num_groups"]
-            parts = x.reshape(len(x), groups, x.shape[1] // groups, -1)
-            gates = weights.expand(-1, x.shape[1]).reshape(*parts.shape[:3], 1)
-            normal = normalised(parts, gates, (2, 3), epsilon=eps, centred=True).reshape(x.shape)
-            return _affine(normal, arguments, (-1, *[1] * (x.dim() - 2)))
-        rank = len(arguments["normalized_shape"])
-        gates = weights.reshape(len(x), *[1] * (x.dim() - 2), -1)
-        centred = operation(node) == "layer_norm"
-        dims = tuple(range(x.dim() - rank, x.dim()))
-        normal = normalised(x, gates, dims, epsilon=eps, centred=centred)
-        return _affine(normal, arguments, tuple(arguments["normalized_shape"]))
+        """Normalise with the deviation held constant; weights are (S, C)."""
+        name, x = operation(node), arguments["input"]
+        dim = 1 if name == "group_norm" else x.dim() - 1
+        return _normalise(name, arguments, self.along(weights, node, "input", x, dim))
 
     def _read_on_trunk(self) -> Tensor:
         """Tell which gates something on the trunk reads, (U + 1,) of bool."""
@@ -81,6 +71,21 @@ class LrpInterpreter(GatedInterpreter):
                     for column in slots:
                         found[column] = True
         return found.to(self.gates.device)
+
+
+def _normalise(name: str, arguments: dict[str, Any], gates: Tensor) -> Tensor:
+    """Run layer_norm, rms_norm or group_norm, statistics weighted by what broadcasts to x."""
+    x, eps = arguments["input"], arguments["eps"]
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    if name == "group_norm":
+        split = (arguments["num_groups"], x.shape[1] // arguments["num_groups"], -1)
+        parts, gates = x.reshape(len(x), *split), gates.expand_as(x).reshape(len(x), *split)
+        normal = normalised(parts, gates, (2, 3), epsilon=eps, centred=True).reshape(x.shape)
+        return _affine(normal, arguments, (-1, *[1] * (x.dim() - 2)))
+    shape = tuple(arguments["normalized_shape"])
+    dims = tuple(range(x.dim() - len(shape), x.dim()))
+    normal = normalised(x, gates, dims, epsilon=eps, centred=name == "layer_norm")
+    return _affine(normal, arguments, shape)
 
 
 def _affine(x: Tensor, arguments: dict[str, Any], shape: tuple[int, ...]) -> Tensor:

@@ -15,10 +15,12 @@ from typing import Final
 
 from torch import fx
 
+from edgeprune.attribution.lrp.rules import CONTRACTIONS
 from edgeprune.attribution.operators import operation
 from edgeprune.axes.op import bind
-from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
-from edgeprune.capture import Captured
+from edgeprune.axes.shapes import Value
+from edgeprune.gates import GatedModel
+from edgeprune.layout import sample_layouts
 
 ATTENTION: Final = "scaled_dot_product_attention"
 PRODUCTS: Final = frozenset({"mul", "matmul", "bmm"})
@@ -43,19 +45,20 @@ class Paths:
             its query as part of a gate.
         stopped: for each node, those of its inputs that get nothing from it.
         shared: products of two signals, which get half each.
+        images: along which dimension of a contraction's result the images lie.
     """
 
     trunk: frozenset[str]
     readers: frozenset[str]
     stopped: Mapping[str, frozenset[str]]
     shared: frozenset[str]
+    images: Mapping[str, int]
 
 
-def find_paths(captured: Captured) -> Paths:
-    """Tell the trunk of a captured model from its branches."""
-    batch = PROBE_BATCH if captured.dynamic_batch else len(captured.sample)
-    shapes = infer_shapes(captured.module, captured.sample, batch=batch)
-    nodes = list(captured.module.graph.nodes)
+def find_paths(model: GatedModel) -> Paths:
+    """Tell the trunk of a model from its branches."""
+    shapes = model.analysis.shapes
+    nodes = list(model.module.graph.nodes)
     dependent = _dependent(nodes)
     gates = {node: _gates(node, dependent, shapes) for node in nodes}
     trunk: set[fx.Node] = set()
@@ -72,12 +75,14 @@ def find_paths(captured: Captured) -> Paths:
         )
         for node in nodes
     }
-    names = frozenset(node.name for node in trunk)
+    contractions = {node.name for node in dependent if operation(node) in CONTRACTIONS}
+    layouts = sample_layouts(model.captured, model.analysis, contractions)
     return Paths(
-        trunk=names,
+        trunk=frozenset(node.name for node in trunk),
         readers=frozenset(node.name for node in trunk if operation(node) != ATTENTION),
         stopped={name: sources for name, sources in stopped.items() if sources},
         shared=frozenset(n.name for n in trunk if _is_product(n, dependent) and not gates[n]),
+        images={name: layout.dim for name, layout in layouts.items()},
     )
 
 

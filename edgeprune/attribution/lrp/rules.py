@@ -1,7 +1,8 @@
 """How operators pass relevance on: R(x) = x · gradient, with a backward of their own.
 
-A rule takes an operator's first operand x and its result z and returns z, equal
-in value, with another gradient. Operators without a rule keep their own
+A rule takes an operator's first operand x, its result z, the stabiliser and the
+dimension of z along which images lie, and returns z, equal in value, with
+another gradient. Operators without a rule keep their own
 gradient: that is already conservative for everything linear (additions, pools,
 concatenations, batch normalisation as the affine map it is in evaluation) and
 for ReLU and max-pooling.
@@ -13,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-Rule = Callable[[Tensor, Tensor, float], Tensor]
+Rule = Callable[[Tensor, Tensor, float, int], Tensor]
 
 _NEAR_ZERO: Final = 1e-9
 
@@ -37,33 +38,33 @@ def rescaled(source: Tensor, value: Tensor, factor: Tensor) -> Tensor:
     return _Rescaled.apply(source, value, factor)  # type: ignore[no-any-return]
 
 
-def stabilised(x: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def stabilised(x: Tensor, z: Tensor, epsilon: float, images: int) -> Tensor:
     """Epsilon rule for what contracts channels: R(x) = x · ∂z/∂x · R(z) / (z + e · sign z).
 
-    e is ``epsilon`` times the mean of |z| over everything but the outermost
-    dimension, so that it fits every layer and no image depends on its batch.
+    e is ``epsilon`` times the mean of |z| over everything but the images, so
+    that it fits every layer and no image depends on its batch.
     """
     if epsilon == 0:
         return z
     size = z.detach().abs()
-    rest = tuple(range(1, z.dim()))
+    rest = tuple(dim for dim in range(z.dim()) if dim != images)
     e = epsilon * (size.mean(rest, keepdim=True) if rest else size) + 1e-12
     return rescaled(z, z, size / (size + e))
 
 
-def proportional(x: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def proportional(x: Tensor, z: Tensor, epsilon: float, images: int) -> Tensor:
     """Activations with f(0) = 0: R(x) = R(f(x)), the gradient being f(x) / x."""
     value, factor = z.detach(), x.detach()
     small = factor.abs() < _NEAR_ZERO
     return rescaled(x, value, torch.where(small, 0.0, value / torch.where(small, 1.0, factor)))
 
 
-def halved(x: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def halved(x: Tensor, z: Tensor, epsilon: float, images: int) -> Tensor:
     """Products of two signals: half of the relevance to each."""
     return rescaled(z, z, torch.full((), 0.5, dtype=z.dtype, device=z.device))
 
 
-_CONTRACTIONS: Final = (
+CONTRACTIONS: Final = (
     "linear", "addmm", "mm", "conv1d", "conv2d", "conv3d",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 )  # fmt: skip
@@ -73,7 +74,7 @@ _ACTIVATIONS: Final = (
 )  # fmt: skip
 
 RULES: Final[Mapping[str, Rule]] = {
-    **dict.fromkeys(_CONTRACTIONS, stabilised),
+    **dict.fromkeys(CONTRACTIONS, stabilised),
     **dict.fromkeys(_ACTIVATIONS, proportional),
 }
 
