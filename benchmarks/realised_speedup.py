@@ -18,13 +18,13 @@ import click
 import numpy as np
 import timm
 import torch
-from edgeprune_benchmarks.harness import MeasureSettings, Subject, compare
-from edgeprune_benchmarks.statistics import Ratio, latency_ratio
-from edgeprune_exporters import export
 
 import edgeprune as ep
 from edgeprune.errors import EdgepruneError
 from edgeprune.targets import load_target
+from edgeprune_benchmarks.harness import MeasureSettings, Subject, compare
+from edgeprune_benchmarks.statistics import Ratio, latency_ratio
+from edgeprune_exporters import export
 
 MODELS: Final = ("resnet50", "vgg19", "vit_small_patch16_224")
 RUNTIMES: Final = {"openvino": "openvino", "onnxruntime": "onnx"}
@@ -106,9 +106,7 @@ def _artifacts(name: str, macs: float, ranking: str, criterion: str, folder: Pat
     return plan.predicted["macs"] / plan.dense["macs"]
 
 
-def _measure(
-    name: str, runtime: str, macs: float, folder: Path, settings: MeasureSettings
-) -> Row:
+def _measure(name: str, runtime: str, macs: float, folder: Path, settings: MeasureSettings) -> Row:
     files = {"openvino": "openvino/model.xml", "onnx": "onnx/model.onnx"}
     subjects = [
         Subject(name=label, artifact=folder / label / files[RUNTIMES[runtime]], backend=runtime)

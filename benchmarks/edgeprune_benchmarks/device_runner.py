@@ -149,7 +149,12 @@ SUFFIXES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
 
 
 def runtime(name: str) -> Any:  # noqa: ANN401  a module without types
-    """Import a runtime, which must not happen before the process has its CPUs."""
+    """Import a runtime, which must not happen before the process has its CPUs.
+
+    OpenVINO reports its import over the network unless its telemetry package is
+    absent: a clinic's device opens no connection, so here it is absent.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return __import__(name)
     except ImportError as error:

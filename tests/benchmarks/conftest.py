@@ -72,7 +72,9 @@ def random_weight() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    import openvino as ov
+    from edgeprune_exporters.runtimes import import_openvino
+
+    ov = import_openvino()
 
     folder = tmp_path_factory.mktemp("tiny")
     weight = random_weight()

@@ -304,3 +304,14 @@ def test_quantised_pairs_are_named_beside_the_float_weights(tmp_path: Path) -> N
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "q.onnx")
     assert loaded(tmp_path / "q.onnx")["precision"] == "f32+i8"
+
+
+def test_openvino_is_imported_without_what_reports_home() -> None:
+    code = (
+        "import runpy, sys; names = runpy.run_path(sys.argv[1], run_name='runner'); "
+        "names['runtime']('openvino'); print(sys.modules['openvino_telemetry'])"
+    )
+    seen = subprocess.run(
+        [sys.executable, "-c", code, str(RUNNER)], capture_output=True, text=True, check=True
+    )
+    assert seen.stdout.strip() == "None"
