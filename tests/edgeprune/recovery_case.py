@@ -36,9 +36,9 @@ class Net(nn.Module):
         self.head = nn.Linear(8 * 9, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
+        x = self.drop(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2))
         x = F.adaptive_avg_pool2d(F.relu(self.bn2(self.conv2(x))), 3)
-        return self.head(self.drop(x.flatten(1)))
+        return self.head(x.flatten(1))
 
 
 def tiny(*, seed: int = 0) -> Captured:

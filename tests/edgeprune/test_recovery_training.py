@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -97,12 +98,14 @@ def test_the_model_holds_the_best_epoch() -> None:
     assert (seen.metric, seen.loss) == (result.best.val_metric, result.best.val_loss)
 
 
+WRONG = PreparedSplit(replace(TRAIN.split, labels=1 - TRAIN.split.labels), TRAIN.how)
+
+
 def test_training_that_only_harms_gives_back_the_model_as_it_was() -> None:
     trained = tiny()
     _fit(trained.module)
-    wrong = replace(TRAIN.split, labels=1 - TRAIN.split.labels)
     model = trained.clone().module
-    result = _fit(model, train=PreparedSplit(wrong, TRAIN.how))
+    result = _fit(model, train=WRONG)
     assert result.best_epoch == 0
     assert result.history[-1].val_metric < 0.5
     assert _same(model, trained.module)
@@ -161,6 +164,39 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     assert [path.name for path in tmp_path.iterdir()] == ["run.checkpoint"]
 
 
+def test_the_best_epoch_outlives_an_interruption_that_comes_after_it(tmp_path: Path) -> None:
+    start = tiny()
+    _fit(start.module)
+    path = tmp_path / "run.checkpoint"
+    with pytest.raises(StoppedError):
+        _fit(start.clone().module, train=WRONG, checkpoint=path, progress=StopAt(2, None))
+    resumed = start.clone().module
+    assert _fit(resumed, train=WRONG, checkpoint=path).best_epoch == 0
+    assert _same(resumed, start.module)
+
+
+def test_every_epoch_sees_the_images_in_another_order() -> None:
+    model = Recording()
+    _fit(model, replace(SETTINGS, epochs=2))
+    first, second = model.seen[:6], model.seen[6:]
+    assert len(second) == 6
+    assert sorted(chain(*first)) == sorted(chain(*second))
+    assert first != second
+
+
+class Recording(Net):
+    """Remembers the brightness of each image that it is trained on, batch by batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[float]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append([round(value, 4) for value in x.mean((1, 2, 3)).tolist()])
+        return super().forward(x)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path, settings = tmp_path / "run.checkpoint", replace(SETTINGS, epochs=1)
     _fit(tiny().module, settings, checkpoint=path)
@@ -184,12 +220,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_patience_stops_once_nothing_gets_better() -> None:
-    wrong = replace(TRAIN.split, labels=1 - TRAIN.split.labels)
     model = tiny().module
     _fit(model)
-    result = _fit(
-        model, replace(SETTINGS, epochs=9, patience=2), train=PreparedSplit(wrong, TRAIN.how)
-    )
+    result = _fit(model, replace(SETTINGS, epochs=9, patience=2), train=WRONG)
     assert (result.best_epoch, len(result.history)) == (0, 3)
 
 
