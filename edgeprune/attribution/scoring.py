@@ -142,7 +142,7 @@ class _Scoring:
         self.images += len(images)
 
     def _start(self, images: Tensor) -> None:
-        size = _rows_at_once(self.model, len(images))
+        size = _rows_at_once(self.model, 1)
         with torch.no_grad():
             logits = self.model.module(images[:1].expand(size, -1, -1, -1))
         self.total = torch.zeros(self.model.total, dtype=torch.float64)

@@ -41,6 +41,12 @@ def test_maps_show_where_the_evidence_is_and_which_way_it_points() -> None:
     torch.testing.assert_close(maps.abs().amax((1, 2)), torch.ones(5))
 
 
+def test_maps_are_smoothed_by_less_than_a_pixel() -> None:
+    first = heatmaps(_captured(), IMAGES, TARGETS)[0]
+    assert first[:8, 8].min() > 0
+    assert first[:8, 12].abs().max() == 0
+
+
 def test_maps_do_not_depend_on_the_batches() -> None:
     dense = _captured()
     whole = heatmaps(dense, IMAGES, TARGETS)
