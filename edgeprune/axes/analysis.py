@@ -19,10 +19,10 @@ from torch import Tensor, fx
 
 import edgeprune.axes.rules  # noqa: F401 - fills the rule table
 from edgeprune.axes.groups import ChannelGroup, group_units
-from edgeprune.axes.op import Findings, Kept, Op, bind, rule_for
+from edgeprune.axes.op import Findings, Kept, Op, bind, describe, rule_for
 from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
 from edgeprune.axes.units import Axes, Axis, Units
-from edgeprune.capture import MODULE, Captured, state
+from edgeprune.capture import Captured, state
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,7 +175,7 @@ class _Walk:
         return axes
 
     def _freeze(self, node: fx.Node, shape: Value, why: str) -> Any:  # noqa: ANN401
-        reason = f"{node.target} at {node.meta.get(MODULE, '')}: {why}"
+        reason = f"{describe(node)}: {why}"
         for source in node.all_input_nodes:
             self._lock_all(self.axes[source.name], reason)
         return _plain(shape)

@@ -150,8 +150,7 @@ class Op:
     @property
     def where(self) -> str:
         """Name the operator and the module it came from, for people."""
-        module = self.node.meta.get("module", "")
-        return f"{self.node.target} at {module}" if module else str(self.node.target)
+        return describe(self.node)
 
     def unify(self, a: Axis, b: Axis) -> None:
         """State that two axes lose the same positions."""
@@ -223,6 +222,12 @@ def rule_for(target: object) -> Rule | None:
         return None
     namespace, _, name = target._schema.name.partition("::")
     return RULES.get(f"{namespace}.{name.rstrip('_')}")
+
+
+def describe(node: fx.Node) -> str:
+    """Name an operator and the module it came from, for people."""
+    module = node.meta.get("module", "")
+    return f"{node.target} at {module}" if module else str(node.target)
 
 
 def bind(node: fx.Node) -> dict[str, Any]:

@@ -181,8 +181,11 @@ class Units:
         a, b = a[both], b[both]
         while True:
             a, b = self.find(a), self.find(b)
-            if np.array_equal(a, b):
+            apart = a != b
+            if not apart.any():
                 return
+            # Of several pairs with the same upper root the last one counts; the rest come next.
+            a, b = a[apart], b[apart]
             self.parent[np.maximum(a, b)] = np.minimum(a, b)
 
     def _unite_pairs(self, a: tuple[Column, ...], b: tuple[Column, ...]) -> None:

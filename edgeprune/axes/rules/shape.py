@@ -95,9 +95,15 @@ def move(op: Op, x: Axes, sources: int | list[int], targets: int | list[int]) ->
     return tuple(x[d] for d in order)
 
 
-@rule("aten.t", "aten.numpy_T")
+@rule("aten.t", "aten.mT")
 def transpose_matrix(op: Op, x: Axes) -> Axes:
-    """Exchange the axes of a matrix."""
+    """Exchange the last two axes."""
+    return (*x[:-2], *reversed(x[-2:]))
+
+
+@rule("aten.numpy_T")
+def reverse(op: Op, x: Axes) -> Axes:
+    """Put the axes in reverse order."""
     return tuple(reversed(x))
 
 

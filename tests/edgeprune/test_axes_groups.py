@@ -1,0 +1,81 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from edgeprune.axes import analyse
+from edgeprune.capture import Captured
+
+from .models import TINY
+
+CaptureOf = Callable[..., Captured]
+
+
+def test_groups_of_a_chain_are_its_layers(capture_of: CaptureOf) -> None:
+    groups = analyse(capture_of("Chain")).groups
+    assert [(g.name, g.kind, g.size, g.readers) for g in groups] == [
+        ("conv1", "conv", 8, ("conv2",)),
+        ("conv2", "conv", 12, ("hidden",)),
+        ("hidden", "hidden", 16, ("head",)),
+    ]
+
+
+def test_a_flattened_map_stands_several_times_in_its_reader(capture_of: CaptureOf) -> None:
+    _, conv2, _ = analyse(capture_of("Chain")).groups
+    places = {(o.parameter, o.dim): o.positions for o in conv2.parameters}
+    assert places[("hidden.weight", 1)] == 9
+    assert places[("conv2.weight", 0)] == 1
+
+
+def test_a_residual_stream_is_one_group_of_kind_width(capture_of: CaptureOf) -> None:
+    groups = {g.name: g for g in analyse(capture_of("Residual")).groups}
+    assert {name: (g.kind, g.size) for name, g in groups.items()} == {
+        "stem": ("width", 8),
+        "reduce": ("conv", 6),
+    }
+    assert groups["stem"].readers == ("reduce", "head")
+
+
+@pytest.mark.parametrize("name", ["Transformer", "MergedHeads"])
+def test_attention_has_heads_and_head_dimensions(name: str, capture_of: CaptureOf) -> None:
+    groups = {g.name: (g.kind, g.size) for g in analyse(capture_of(name)).groups}
+    assert groups["qkv:heads"] == ("heads", 3)
+    assert ("head_dim", 4) in groups.values()
+    assert groups["up"] == ("hidden", 20)
+    assert groups["patches"] == ("width", 12)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_unit_is_in_exactly_one_group(name: str, capture_of: CaptureOf) -> None:
+    analysis = analyse(capture_of(name))
+    everywhere = [c for axes in analysis.parameters.values() for a in axes for c in a.columns]
+    units = np.unique(np.concatenate(everywhere))
+    grouped = np.concatenate([g.units for g in analysis.groups])
+    assert sorted(grouped.tolist()) == units[units >= 0].tolist()
+    assert len({g.name for g in analysis.groups}) == len(analysis.groups)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_removing_any_unit_of_a_group_costs_the_same(name: str, capture_of: CaptureOf) -> None:
+    analysis = analyse(capture_of(name))
+    names = frozenset(analysis.parameters)
+    for group in analysis.groups:
+        costs = set()
+        for unit in range(group.size):
+            keep = np.arange(group.size) != unit
+            costs.add(analysis.count_parameters(names, analysis.kept({group.name: keep})))
+        assert len(costs) == 1
+
+
+def test_the_same_model_gives_the_same_groups(capture_of: CaptureOf) -> None:
+    dense = capture_of("Transformer")
+    assert analyse(dense).groups == analyse(dense).groups
+
+
+def test_what_is_frozen_is_told_by_operator(capture_of: CaptureOf) -> None:
+    frozen = analyse(capture_of("Chain")).frozen
+    assert frozen == {
+        "conv1.weight": ("aten.conv2d.default at conv1",),
+        "head.weight": ("model output",),
+        "head.bias": ("model output",),
+    }
