@@ -1,7 +1,9 @@
-"""How progress and results look in a terminal."""
+"""How progress and results look, in a terminal and in a pipe."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,25 +13,31 @@ from rich.table import Table
 from edgeprune.pipeline.results import CompressResults
 from edgeprune.progress import Advance
 
+INTERVAL: Final = 10.0  # seconds between lines of progress where no bar can be drawn
+
 
 class RichReporter:
     """Draws stages as headings and long work as bars; without a terminal, as plain lines."""
 
-    def __init__(self, console: Console) -> None:
-        """Draw on a console."""
+    def __init__(self, console: Console, *, interval: float = INTERVAL) -> None:
+        """Draw on a console. interval: seconds between plain lines."""
         self.console = console
+        self.interval = interval
 
     def stage(self, title: str) -> None:
         """Print a heading."""
-        self.console.print(f"[bold]▸ {escape(title)}[/]")
+        self.console.print(f"[bold]▸ {escape(title)}[/]", highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print a line below the heading."""
-        self.console.print(f"  {escape(text)}", highlight=False)
+        self.console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
 
     @contextmanager
-    def track(self, title: str, total: int) -> Iterator[Advance]:
-        """Show a bar that disappears when the work is done."""
+    def track(self, title: str, total: int | None) -> Iterator[Advance]:
+        """Show a bar that disappears when the work is done, or a line now and then."""
+        if not self.console.is_terminal:
+            yield self._lines(title, total)
+            return
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
@@ -39,27 +47,47 @@ class RichReporter:
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(escape(title), total=total, words="")
-            yield lambda done, words: progress.update(task, completed=done, words=escape(words))
+
+            def advance(done: int, words: str = "", *, total: int | None = None) -> None:
+                progress.update(task, completed=done, total=total, words=escape(words))
+
+            yield advance
+
+    def _lines(self, title: str, whole: int | None) -> Advance:
+        told = time.monotonic()
+
+        def advance(done: int, words: str = "", *, total: int | None = None) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told < self.interval:
+                return
+            told = now
+            of = total if total is not None else whole
+            parts = (f"{title}: {done}", f"of {of}" if of else "", f"({words})" if words else "")
+            self.say(" ".join(part for part in parts if part))
+
+        return advance
 
 
 def print_results(results: CompressResults, console: Console) -> None:
     """Print dense against slim, and what a reader must know beside it."""
     dense, slim = results.headline["dense"], results.headline["slim"]
-    table = Table(title=results.title, title_justify="left", title_style="bold")
+    table = Table()
     for name in ("", "dense", "slim", "slim / dense"):
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for label, key, form in _ROWS:
         table.add_row(label, *_cells(dense[key], slim[key], form))
     ratio = results.headline["latency_ratio"]
-    table.add_row(
-        "  95 % interval", "", "", f"{ratio['low']:.3f} to {ratio['high']:.3f}: {ratio['verdict']}"
-    )
+    table.add_row("  95 % interval", "", "", f"{ratio['low']:.3f} to {ratio['high']:.3f}")
+    table.add_row("  so slim is", "", "", ratio["verdict"])
+    # Not as the table's own title, which would be broken to the table's width.
+    console.print(f"[bold]{escape(results.title)}[/]", highlight=False, soft_wrap=True)
     console.print(table)
     for line in results.lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-_ROWS = (
+_ROWS: Final = (
     ("test accuracy", "accuracy", "percent"),
     ("test AUROC", "auroc", "share"),
     ("MACs", "macs", "count"),
@@ -73,30 +101,28 @@ _ROWS = (
 def _cells(dense: float | None, slim: float | None, form: str) -> tuple[str, str, str]:
     if dense is None or slim is None:
         return _form(dense, form), _form(slim, form), ""
-    if form in ("percent", "share"):
-        points = (slim - dense) * (100 if form == "percent" else 1)
-        return _form(dense, form), _form(slim, form), f"{points:+.2f}" + (
-            " points" if form == "percent" else ""
-        )
-    return _form(dense, form), _form(slim, form), f"{slim / dense:.3f}" if dense else ""
+    match form:
+        case "percent":
+            change = f"{100 * (slim - dense):+.2f} points"
+        case "share":
+            change = f"{slim - dense:+.4f}"
+        case _:
+            change = f"{slim / dense:.3f}" if dense else ""
+    return _form(dense, form), _form(slim, form), change
 
 
 def _form(value: float | None, form: str) -> str:
     if value is None:
         return "not measured"
-    match form:
-        case "percent":
-            return f"{100 * value:.2f} %"
-        case "share":
-            return f"{value:.4f}"
-        case "bytes":
-            return f"{value / 1e6:.2f} MB"
-        case "megabytes":
-            return f"{value:.0f} MB"
-        case "milliseconds":
-            return f"{value:.3g} ms"
-        case _:
-            return _count(value)
+    written = {
+        "percent": f"{100 * value:.2f} %",
+        "share": f"{value:.4f}",
+        "bytes": f"{value / 1e6:.2f} MB",
+        "megabytes": f"{value:.0f} MB",
+        "milliseconds": f"{value:.3g} ms",
+        "count": _count(value),
+    }
+    return written[form]
 
 
 def _count(value: float) -> str:
@@ -104,4 +130,3 @@ def _count(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g} {letter}"
     return f"{value:.0f}"
-

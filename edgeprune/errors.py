@@ -13,7 +13,8 @@
     ├── ExportError       an artifact that cannot be written
     │   └── ParityError   an artifact that does not equal torch
     ├── MeasureError      a runtime that died, hung or answered nonsense
-    └── BundleError       a folder that is not, or not any more, a whole bundle
+    ├── BundleError       a folder that is not, or not any more, a whole bundle
+    └── StorageError      a disk that is full, or a place where nothing can be written
 
 A message says what was seen and what to do. The command line prints it as one
 line and exits with ``exit_code``; anything else that escapes is a defect.
@@ -76,3 +77,7 @@ class MeasureError(EdgepruneError):
 
 class BundleError(EdgepruneError):
     """A folder that is not, or not any more, a whole bundle."""
+
+
+class StorageError(EdgepruneError):
+    """A disk that is full, or a place where nothing can be written."""

@@ -1,10 +1,16 @@
 """What a long job says while it works, without deciding how that looks."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int, str], None]  # how many are done, and a few words beside the bar
+
+class Advance(Protocol):
+    """Takes how many are done, a few words beside the bar, and the total once it is known."""
+
+    def __call__(self, done: int, words: str = "", *, total: int | None = None) -> None:
+        """Move the bar."""
+        ...
 
 
 class Reporter(Protocol):
@@ -12,13 +18,15 @@ class Reporter(Protocol):
 
     def stage(self, title: str) -> None:
         """A stage of the job begins."""
+        ...
 
     def say(self, text: str) -> None:
         """Something that the user should know."""
+        ...
 
-    @contextmanager
-    def track(self, title: str, total: int) -> Iterator[Advance]:
-        """Show a progress bar while the block runs."""
+    def track(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
+        """Show progress while the block runs; a total may become known later."""
+        ...
 
 
 class Silent:
@@ -31,6 +39,10 @@ class Silent:
         """Ignore it."""
 
     @contextmanager
-    def track(self, title: str, total: int) -> Iterator[Advance]:
+    def track(self, title: str, total: int | None) -> Iterator[Advance]:
         """Ignore it."""
-        yield lambda done, words: None
+        yield _ignore
+
+
+def _ignore(done: int, words: str = "", *, total: int | None = None) -> None:
+    del done, words, total

@@ -2,13 +2,14 @@
 
 from edgeprune.bundle.change_record import change_record
 from edgeprune.bundle.golden import write_golden
-from edgeprune.bundle.manifest import FORMAT, VERSION, read_manifest, write_manifest
+from edgeprune.bundle.manifest import FORMAT, VERSION, read_manifest, relist, write_manifest
 
 __all__ = [
     "FORMAT",
     "VERSION",
     "change_record",
     "read_manifest",
+    "relist",
     "write_golden",
     "write_manifest",
 ]

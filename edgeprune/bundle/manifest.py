@@ -21,13 +21,27 @@ UNLISTED: Final = frozenset({NAME, "signature.json"})
 def write_manifest(folder: Path, document: Mapping[str, Any]) -> None:
     """Write ``bundle.json`` with the list of all other files in the folder."""
     files = [
-        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
-        | {"sha256": sha256(path)}
+        _listed(folder, path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in UNLISTED
     ]
     head = {"format": FORMAT, "version": VERSION}
     write_json(folder / NAME, head | dict(document) | {"files": files})
+
+
+def relist(folder: Path, path: Path) -> None:
+    """List one file of a bundle anew; the others keep their entries, right or wrong.
+
+    Listing all anew would declare whole whatever has been damaged since.
+
+    Raises:
+        BundleError: the folder is no bundle.
+    """
+    document = read_manifest(folder)
+    own = _listed(folder, path)
+    others = [entry for entry in document["files"] if entry["path"] != own["path"]]
+    files = sorted([*others, own], key=lambda entry: Path(entry["path"]))
+    write_json(folder / NAME, document | {"files": files})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -48,3 +62,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"this edgeprune reads {FORMAT} version {VERSION}"
         )
     return cast(dict[str, Any], document)
+
+
+def _listed(folder: Path, path: Path) -> dict[str, Any]:
+    name = path.relative_to(folder).as_posix()
+    return {"path": name, "bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -1,8 +1,31 @@
-"""The only place that strings the steps together."""
+"""The only place that strings the steps together.
 
-from edgeprune.pipeline.compressing import compress
-from edgeprune.pipeline.reporting import rewrite_report
-from edgeprune.pipeline.results import CompressResults
-from edgeprune.pipeline.settings import CompressSettings
+Its names are looked up when they are used: whoever only asks for the settings,
+as ``--help`` does, waits for no runtime and no library of models.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline.compressing import compress
+    from edgeprune.pipeline.reporting import rewrite_report
+    from edgeprune.pipeline.results import CompressResults
+    from edgeprune.pipeline.settings import CompressSettings
+
+_HOMES: Final = {
+    "CompressResults": "results",
+    "CompressSettings": "settings",
+    "compress": "compressing",
+    "rewrite_report": "reporting",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
 
 __all__ = ["CompressResults", "CompressSettings", "compress", "rewrite_report"]

@@ -1,93 +1,114 @@
 """The bundle: everything a run made, in one folder that appears when it is whole."""
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import edgeprune_benchmarks
-from edgeprune_benchmarks.codec import encode
-from edgeprune_benchmarks.record import Record, write_record
-
 from edgeprune.bundle import change_record, write_golden, write_manifest
 from edgeprune.capture import Captured
-from edgeprune.files import replacing_folder, sha256, write_json
-from edgeprune.pipeline.context import Context
+from edgeprune.files import sha256, write_json
+from edgeprune.pipeline.context import Context, logits_of
 from edgeprune.pipeline.cutting import CutModel
 from edgeprune.pipeline.measuring import Exported, measured_runtime
 from edgeprune.pipeline.training import Training
 from edgeprune.report import build_report
+from edgeprune_benchmarks.codec import encode
+from edgeprune_benchmarks.record import Record, write_record
 
 GOLDEN_IMAGES: Final = 4
 
 
-def assemble_bundle(  # noqa: PLR0913 - everything a run made
-    context: Context,
-    *,
-    source: dict[str, Any],
-    training: Training,
-    recovery: Training,
-    slim: Captured,
-    cut: CutModel,
-    exported: Exported,
-    record: Record,
-    evidence: Path,
-    notes: tuple[str, ...],
-) -> Path:
-    """Write the bundle beside its place and move it there when it is complete."""
-    with replacing_folder(context.work.out) as folder:
-        write_json(folder / "plan.json", cut.plan.to_dict())
-        slim.save(folder / "model")
-        (folder / "model" / "plan.json").unlink()
-        for artifact in exported.artifacts:
-            if artifact["model"] == "slim":
-                _copy_artifact(exported, artifact, folder / "artifacts")
-        images = context.spread(context.data.test, GOLDEN_IMAGES)
-        ids = tuple(context.data.test.ids[index] for index in images)
-        golden = context.images(context.data.test, images)
-        write_golden(folder / "golden", slim, golden, ids)
-        write_record(record, folder / "record.json")
-        shutil.copytree(evidence, folder / "evidence")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """Everything a run made before its bundle.
+
+    Attributes:
+        source: where the dense model came from, as JSON values.
+        training, recovery: what the two trainings did.
+        slim: the recovered model.
+        cut: the plan and its proof, with the model as it was before recovery.
+        exported: the artifacts.
+        record: what was measured.
+        evidence: folder of examples with heat maps.
+        notes: what a user should know, one sentence each.
+    """
+
+    source: Mapping[str, Any]
+    training: Training
+    recovery: Training
+    slim: Captured
+    cut: CutModel
+    exported: Exported
+    record: Record
+    evidence: Path
+    notes: tuple[str, ...]
+
+
+def assemble_bundle(context: Context, made: Made) -> Path:
+    """Put the bundle together among the stages, and move it to its place when it is whole."""
+
+    def make(folder: Path) -> None:
+        _write_models(context, made, folder)
+        write_record(made.record, folder / "record.json")
+        shutil.copytree(made.evidence, folder / "evidence")
         runner = resources.files(edgeprune_benchmarks) / "device_runner.py"
-        (folder / "run.py").write_text(runner.read_text(encoding="utf-8"), encoding="utf-8")
-        manifest = _manifest(context, source, training, recovery, exported, record, notes)
+        (folder / "run.py").write_bytes(runner.read_bytes())
+        manifest = _manifest(context, made)
         write_json(
             folder / "change_record.json",
             change_record(
                 manifest=manifest,
-                record=encode(record),
-                plan=cut.plan,
+                record=document(made.record),
+                plan=made.cut.plan,
                 plan_sha256=sha256(folder / "plan.json"),
                 weights_sha256=sha256(folder / "model" / "weights.safetensors"),
             ),
         )
         write_manifest(folder, manifest)
         build_report(folder)
-        write_manifest(folder, manifest)
+        write_manifest(folder, manifest)  # again, now that the report can be listed
+
+    context.stage("bundle", "Write the bundle", make, lambda folder: folder)
+    context.work.publish("bundle")
     return context.work.out
 
 
-def _copy_artifact(exported: Exported, artifact: Any, place: Path) -> None:  # noqa: ANN401
+def document(value: object) -> dict[str, Any]:
+    """Return a dataclass as JSON values."""
+    return cast(dict[str, Any], encode(value))
+
+
+def _write_models(context: Context, made: Made, folder: Path) -> None:
+    write_json(folder / "plan.json", made.cut.plan.to_dict())
+    made.slim.save(folder / "model")
+    (folder / "model" / "plan.json").unlink()  # the one above is found from there
+    for artifact in made.exported.artifacts:
+        if artifact["model"] == "slim":
+            _copy_artifact(made.exported, artifact, folder / "artifacts")
+    test = context.data.test
+    chosen = context.spread(test, GOLDEN_IMAGES)
+    inputs = context.images(test, chosen)
+    ids = tuple(test.ids[index] for index in chosen)
+    write_golden(folder / "golden", inputs, logits_of(made.slim, inputs), ids)
+
+
+def _copy_artifact(exported: Exported, artifact: Mapping[str, Any], place: Path) -> None:
     for name in artifact["files"]:
         target = place / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(exported.folder / artifact["model"] / name, target)
 
 
-def _manifest(  # noqa: PLR0913, PLR0917
-    context: Context,
-    source: dict[str, Any],
-    training: Training,
-    recovery: Training,
-    exported: Exported,
-    record: Record,
-    notes: tuple[str, ...],
-) -> dict[str, Any]:
+def _manifest(context: Context, made: Made) -> dict[str, Any]:
     data, target = context.data, context.target
     return {
-        "created": record.created,
+        "created": made.record.created,
         "edgeprune": metadata.version("edgeprune"),
-        "source": source,
+        "source": dict(made.source),
         "target": {
             "name": target.name,
             "description": target.description,
@@ -107,16 +128,16 @@ def _manifest(  # noqa: PLR0913, PLR0917
         },
         "preprocessing": context.preprocessing.to_dict(),
         "settings": context.settings.to_dict() | {"align": context.align},
-        "results": encode(record.results),
-        "training": training.to_dict(),
-        "recovery": recovery.to_dict(),
-        "artifacts": [_listed(exported, artifact) for artifact in exported.artifacts],
-        "not_measured": not_measured(context),
-        "notes": list(notes),
+        "results": document(made.record.results),
+        "training": made.training.to_dict(),
+        "recovery": made.recovery.to_dict(),
+        "artifacts": [_listed(made.exported, each) for each in made.exported.artifacts],
+        "not_measured": [reason] if (reason := target.not_measured) else [],
+        "notes": list(made.notes),
     }
 
 
-def _listed(exported: Exported, artifact: Any) -> dict[str, Any]:  # noqa: ANN401
+def _listed(exported: Exported, artifact: Mapping[str, Any]) -> dict[str, Any]:
     folder = exported.folder / artifact["model"]
     inside = artifact["model"] == "slim"
     files = [
@@ -127,10 +148,4 @@ def _listed(exported: Exported, artifact: Any) -> dict[str, Any]:  # noqa: ANN40
         }
         for name in artifact["files"]
     ]
-    return dict(artifact) | {"files": files}
-
-
-def not_measured(context: Context) -> list[str]:
-    """Say what this run could not measure, and what to do about it."""
-    reason = context.target.not_measured
-    return [reason] if reason else []
+    return {**artifact, "files": files}

@@ -3,22 +3,25 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from edgeprune.attribution import attribute
 from edgeprune.attribution.samplers import sample
 from edgeprune.attribution.scores import Scores
+from edgeprune.axes import analyse
 from edgeprune.capture import Captured, load, load_tensors, save_tensors
 from edgeprune.cut import cut
 from edgeprune.data import batches
 from edgeprune.files import write_json
-from edgeprune.pipeline.context import Context
+from edgeprune.pipeline.checks import looks_at_images
+from edgeprune.pipeline.context import Context, batch_of
 from edgeprune.plan import Plan, make_plan
 from edgeprune.verify import CutProof, verify_cut
 
-SCORING_BATCH = 16
-PROOF_IMAGES = 4
+SCORING_BATCH: Final = 16
+PROOF_IMAGES: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,44 +33,65 @@ class CutModel:
     proof: CutProof
 
 
-def score_stage(context: Context, dense: Captured) -> Scores:
-    """Score every unit on a few training images per class."""
+def rehearse(context: Context, dense: Captured) -> None:
+    """Plan with equal scores, to see before any training whether a plan meets the budget.
+
+    Raises:
+        PlanError: none does.
+    """
+    groups = analyse(dense).groups
+    even = Scores(criterion="none", values={group.name: torch.ones(group.size) for group in groups})
     settings = context.settings
-    context.reporter.stage(
-        f"Attribute: {settings.criterion} on {settings.per_class} images per class, "
-        f"chosen by {settings.sampler}"
-    )
+    make_plan(dense, even, settings.budget, align=context.align, ranking=settings.ranking)
+
+
+def score_stage(context: Context, dense: Captured) -> Scores:
+    """Score every unit, on a few training images per class if the criterion looks at any."""
+    settings = context.settings
+    looks = looks_at_images(settings.criterion)
+    where = f" on {settings.per_class} images per class, chosen by {settings.sampler}"
 
     def make(folder: Path) -> None:
-        choice = sample(
+        _store_scores(folder, _scored(context, dense) if looks else _unseen(context, dense))
+
+    title = f"Attribute: {settings.criterion}{where if looks else ', without images'}"
+    return context.stage("scores", title, make, _read_scores)
+
+
+def _scored(context: Context, dense: Captured) -> Scores:
+    settings, data = context.settings, context.data
+    choice = sample(
+        dense,
+        context.train,
+        sampler=settings.sampler,
+        per_class=settings.per_class,
+        seed=settings.seed,
+        multi_label=data.multi_label,
+        classes=data.classes,
+    )
+    images = batches(
+        context.train, context.preprocessing, batch_size=SCORING_BATCH, indices=choice.indices
+    )
+    with context.reporter.track("scoring images", len(choice.indices)) as progress:
+        return attribute(
             dense,
-            context.train,
-            sampler=settings.sampler,
-            per_class=settings.per_class,
-            seed=settings.seed,
-            multi_label=context.data.multi_label,
-            classes=context.data.classes,
-        )
-        scores = attribute(
-            dense,
-            batches(
-                context.train, context.preprocessing, batch_size=SCORING_BATCH, indices=choice.indices
-            ),
+            images,
             criterion=settings.criterion,
-            classes=context.data.classes,
-            multi_label=context.data.multi_label,
+            classes=data.classes,
+            multi_label=data.multi_label,
             seed=settings.seed,
             sampler=settings.sampler,
             sample_ids=choice.ids,
+            progress=progress,
         )
-        _store_scores(folder, scores)
 
-    return context.work.stage("scores", make, _read_scores)
+
+def _unseen(context: Context, dense: Captured) -> Scores:
+    return attribute(dense, (), criterion=context.settings.criterion, seed=context.settings.seed)
 
 
 def cut_stage(context: Context, dense: Captured, scores: Scores) -> CutModel:
     """Plan, cut, and prove that the cut model equals the masked dense one."""
-    context.reporter.stage("Plan and cut")
     settings = context.settings
 
     def make(folder: Path) -> None:
@@ -75,16 +99,16 @@ def cut_stage(context: Context, dense: Captured, scores: Scores) -> CutModel:
             dense, scores, settings.budget, align=context.align, ranking=settings.ranking
         )
         slim = cut(dense, plan)
-        images = context.images(context.data.val, context.spread(context.data.val, PROOF_IMAGES))
-        if not dense.dynamic_batch:
-            images = images[:1].repeat(len(dense.sample), 1, 1, 1)
+        wanted = batch_of(dense, PROOF_IMAGES)
+        chosen = context.spread(context.data.val, wanted)
+        images = context.images(context.data.val, chosen)[torch.arange(wanted) % len(chosen)]
         proof = verify_cut(dense, slim, plan, images)
         context.reporter.say(proof_words(proof))
         proof.require()
         slim.save(folder)
         write_json(folder / "proof.json", asdict(proof))
 
-    result = context.work.stage("cut", make, _read_cut)
+    result = context.stage("cut", "Plan and cut", make, _read_cut)
     for note in result.plan.notes:
         context.reporter.say(note)
     return result

@@ -2,13 +2,20 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeprune.capture import Captured
+from edgeprune.errors import ExportError
+from edgeprune.files import write_json
+from edgeprune.pipeline.context import EVALUATION_BATCH, Context, batch_of
+from edgeprune.pipeline.cutting import CutModel
+from edgeprune.pipeline.timestamps import now
 from edgeprune_benchmarks.harness import MeasureSettings, Subject, compare, predict
 from edgeprune_benchmarks.metrics import classification_metrics, paired_difference
 from edgeprune_benchmarks.record import (
@@ -21,14 +28,10 @@ from edgeprune_benchmarks.record import (
     write_record,
 )
 from edgeprune_exporters import export as export_artifacts
-
-from edgeprune.capture import Captured
-from edgeprune.files import write_json
-from edgeprune.pipeline.context import EVALUATION_BATCH, Context
-from edgeprune.pipeline.cutting import CutModel
-from edgeprune.pipeline.timestamps import now
+from edgeprune_exporters import exporters
 
 PARITY_IMAGES: Final = 4
+TIMED_IMAGES: Final = 8
 BACKENDS: Final = {"openvino": "openvino", "onnxruntime": "onnx"}  # runtime → format it loads
 WORDS: Final = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 
@@ -51,20 +54,36 @@ class Exported:
         return self.folder / model / str(found["files"][0])
 
 
+def refuse_formats(context: Context, model: Captured) -> None:
+    """Say before any training that a format cannot be written for this model.
+
+    Raises:
+        ExportError: an exporter refuses it.
+    """
+    known = exporters()
+    for name in _formats(context):
+        if reason := known[name].refusal(model, context.target):
+            raise ExportError(f"no {name} for target '{context.target.name}': {reason}")
+
+
 def export_stage(context: Context, dense: Captured, slim: Captured) -> Exported:
     """Export both models; a dense one only in the format that is measured."""
-    context.reporter.stage("Export")
 
     def make(folder: Path) -> None:
         images = context.images(context.data.test, context.spread(context.data.test, PARITY_IMAGES))
         measured = measured_format(context)
         listed = []
         for name, model, formats in (
-            ("slim", slim, tuple(dict.fromkeys((*context.formats, measured)))),
+            ("slim", slim, _formats(context)),
             ("dense", dense, (measured,)),
         ):
             artifacts = export_artifacts(
-                model, context.target, folder / name, images, formats=formats, metadata=_metadata(context)
+                model,
+                context.target,
+                folder / name,
+                images,
+                formats=formats,
+                metadata=_metadata(context),
             )
             listed += [{"model": name} | artifact.to_dict() for artifact in artifacts]
         write_json(folder / "artifacts.json", listed)
@@ -73,10 +92,14 @@ def export_stage(context: Context, dense: Captured, slim: Captured) -> Exported:
         listed = json.loads((folder / "artifacts.json").read_text(encoding="utf-8"))
         return Exported(folder=folder, artifacts=tuple(listed))
 
-    exported = context.work.stage("artifacts", make, read)
+    exported = context.stage("artifacts", "Export", make, read)
     for artifact in exported.artifacts:
         context.reporter.say(f"{artifact['model']} {artifact['format']}: {_proof_words(artifact)}")
     return exported
+
+
+def _formats(context: Context) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*context.formats, measured_format(context))))
 
 
 def measured_format(context: Context) -> str:
@@ -92,7 +115,7 @@ def measured_runtime(context: Context) -> str:
 def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Record:
     """Predict the test split with both artifacts, then time them in turns."""
     runtime = measured_runtime(context)
-    context.reporter.stage(f"Measure in {WORDS[runtime]}, {context.threads} thread(s), batch 1")
+    batch = batch_of(cut.model, 1)
 
     def make(folder: Path) -> None:
         form = measured_format(context)
@@ -100,13 +123,18 @@ def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Record
             name: Subject(name=name, artifact=exported.file(name, form), backend=runtime)
             for name in ("dense", "slim")
         }
-        batch = EVALUATION_BATCH if cut.model.dynamic_batch else len(cut.model.sample)
-        logits = {name: _predict(context, subject, batch) for name, subject in subjects.items()}
+        whole = batch_of(cut.model, EVALUATION_BATCH)
+        logits = {name: _predict(context, subject, whole) for name, subject in subjects.items()}
         for name, values in logits.items():
             np.save(folder / f"{name}.npy", values)
-        write_record(_record(context, subjects, logits, cut), folder / "record.json")
+        settings = MeasureSettings(
+            threads=context.threads, rounds=context.settings.rounds, batch=batch
+        )
+        write_record(_record(context, subjects, logits, cut, settings), folder / "record.json")
 
-    return context.work.stage("measurement", make, lambda folder: read_record(folder / "record.json"))
+    threads = f"{context.threads} thread{'s' * (context.threads > 1)}"
+    title = f"Measure in {WORDS[runtime]}, {threads}, batch {batch}"
+    return context.stage("measurement", title, make, lambda f: read_record(f / "record.json"))
 
 
 def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float32]:
@@ -114,7 +142,7 @@ def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float
     count = -(-len(context.data.test) // EVALUATION_BATCH)
     with context.reporter.track(f"{subject.name}: test images", count) as advance:
 
-        def counted() -> Any:  # noqa: ANN401 - a generator of arrays
+        def counted() -> Iterator[NDArray[np.float32]]:
             for number, part in enumerate(context.test_batches(), 1):
                 yield part
                 advance(number, "batches")
@@ -127,10 +155,10 @@ def _record(
     subjects: Mapping[str, Subject],
     logits: Mapping[str, NDArray[np.float32]],
     cut: CutModel,
+    settings: MeasureSettings,
 ) -> Record:
     data, seed = context.data, context.settings.seed
-    settings = MeasureSettings(threads=context.threads, rounds=context.settings.rounds)
-    inputs = next(context.test_batches())[:8]
+    inputs = next(context.test_batches())[: max(TIMED_IMAGES, settings.batch)]
     with context.reporter.track("dense and slim in turns", settings.rounds) as advance:
         comparison = compare(
             subjects["dense"],

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from edgeprune.bundle import read_manifest, write_manifest
+from edgeprune.bundle import read_manifest, relist
+from edgeprune.pipeline.storage import told_as_one_line
 from edgeprune.report import build_report
 
 
@@ -11,8 +12,10 @@ def rewrite_report(bundle: Path) -> Path:
 
     Raises:
         BundleError: the folder is no bundle.
+        StorageError: nothing can be written there.
     """
-    manifest = read_manifest(bundle)
-    path = build_report(bundle)
-    write_manifest(bundle, {k: v for k, v in manifest.items() if k not in ("format", "version", "files")})
+    read_manifest(bundle)
+    with told_as_one_line(bundle):
+        path = build_report(bundle)
+        relist(bundle, path)
     return path

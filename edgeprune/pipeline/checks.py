@@ -1,0 +1,75 @@
+"""What can be refused before an image is read: a mistake should cost seconds, not a training."""
+
+import difflib
+import os
+from pathlib import Path
+
+from edgeprune.attribution.criterion import ModelCriterion
+from edgeprune.attribution.registry import find_criterion
+from edgeprune.errors import UsageError, WeightsError
+from edgeprune.pipeline.settings import CompressSettings
+from edgeprune.source import model_source
+from edgeprune.targets import Target, load_target
+from edgeprune_exporters import exporters
+
+
+def check_asked(settings: CompressSettings) -> Target:
+    """Return the target if everything that is asked for by name is there.
+
+    Raises:
+        UsageError: an unknown criterion, target or format.
+        ModelError: an unknown model.
+        WeightsError: no file of weights where one was said to be.
+    """
+    find_criterion(settings.criterion)
+    target = load_target(settings.target)
+    if problem := _format_problem(settings.formats or target.formats):
+        raise UsageError(problem)
+    model_source(settings.model, num_classes=1, pretrained=settings.pretrained)
+    if settings.weights is not None and not settings.weights.is_file():
+        raise WeightsError(f"no weights at '{settings.weights}': give a .safetensors or .pt file")
+    return target
+
+
+def looks_at_images(criterion: str) -> bool:
+    """Say whether a criterion scores units by images."""
+    return not isinstance(find_criterion(criterion), ModelCriterion)
+
+
+def align_note(settings: CompressSettings, target: Target) -> str | None:
+    """Say that widths will not fit the target's kernels, or None."""
+    asked = settings.align
+    if asked is None or asked % target.align == 0:
+        return None
+    return (
+        f"--align {asked}: kernels of '{target.name}' work in multiples of {target.align}, so that "
+        "a cut model may be no faster than a wider one"
+    )
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place where a folder cannot appear in one rename.
+
+    Raises:
+        UsageError: it has no name, is a link or a mount, is not empty, or
+            nothing can be written beside it.
+    """
+    if out.name in ("", ".."):
+        raise UsageError(f"--out '{out}' names no folder of its own: give one, as 'slim'")
+    if out.is_symlink() or out.is_mount():
+        raise UsageError(f"--out '{out}' is a link or a mount: give a new folder inside it")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"'{out}' is not empty: choose another --out, or remove it")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"nothing can be written in '{above}': choose another --out")
+
+
+def _format_problem(formats: tuple[str, ...]) -> str | None:
+    known = exporters()
+    for name in formats:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean '{near[0]}'?" if near else ""
+            return f"no format '{name}'{hint}: give some of {', '.join(known)}"
+    return None
