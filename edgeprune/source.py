@@ -18,7 +18,7 @@ from torch import nn
 
 from edgeprune.errors import ModelError, UsageError, WeightsError
 from edgeprune.factory import call_factory, first_line
-from edgeprune.weights import load_weights
+from edgeprune.weights import damp_head, load_weights, timm_head
 
 # For a factory nothing is known: the statistics of ImageNet, and no border cut off.
 DEFAULT_CONFIG: Final[Mapping[str, Any]] = {
@@ -158,6 +158,7 @@ def open_model(source: ModelSource, *, weights: Path | None = None, seed: int = 
     theirs = (getattr(model, "pretrained_cfg", None) or {}).get("num_classes")
     if theirs == source.num_classes:
         return BuiltModel(model=model, source=source, config=config, trained="all")
+    damp_head(model, timm_head(model))
     note = (
         f"timm's weights for '{source.name}' have a head of {theirs} classes: it was replaced by "
         f"a fresh one of {source.num_classes} classes, which has to be trained"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ PICKLED: Final = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
 PREFIXES: Final = ("module.", "_orig_mod.", "model.")
 SHOWN: Final = 3
+HEAD_DEVIATION: Final = 0.01  # standard deviation of a fresh head's weights, at most
 
 Misshapen = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -81,6 +82,8 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         notes.append(_head_note(path.name, wanted, tensors, fresh))
     taken = {name: t for name, t in tensors.items() if name in wanted and name not in fresh}
     model.load_state_dict(taken, strict=False)
+    if fresh:
+        damp_head(model, head)
     return WeightsReport(
         file=path.name,
         sha256=sha256(path),
@@ -88,6 +91,29 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         fresh=fresh,
         notes=tuple(notes),
     )
+
+
+def timm_head(model: nn.Module) -> tuple[str, ...]:
+    """Name the modules of a timm model that make its logits."""
+    found = cast(Any, model).get_classifier()
+    heads = found if isinstance(found, tuple | list) else (found,)
+    names = {id(module): name for name, module in model.named_modules()}
+    return tuple(names[id(head)] for head in heads if id(head) in names)
+
+
+def damp_head(model: nn.Module, head: tuple[str, ...]) -> None:
+    """Let a fresh head on a trained backbone begin nearly undecided.
+
+    Some of timm's heads are drawn so wide for few classes that the loss begins at
+    several nats, and undoing that harms the backbone. Not zero: a model whose
+    logits are all equal would pass every comparison of outputs.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if _of(head, name) and parameter.dim() == 1:
+                parameter.zero_()
+            elif _of(head, name):
+                parameter.mul_(min(1.0, HEAD_DEVIATION / max(float(parameter.std()), 1e-12)))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -182,12 +208,8 @@ def _without_prefix(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 def _head(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Name the modules that make the logits: timm knows, elsewhere the sizes tell."""
-    classifier = getattr(model, "get_classifier", None)
-    if callable(classifier):
-        found = classifier()
-        heads = found if isinstance(found, tuple | list) else (found,)
-        names = {id(module): name for name, module in model.named_modules()}
-        return tuple(names[id(head)] for head in heads if id(head) in names)
+    if callable(getattr(model, "get_classifier", None)):
+        return timm_head(model)
     wanted = model.state_dict()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     differs = {name.rpartition(".")[0] for name in wanted if not _fits(name, wanted, tensors)}
