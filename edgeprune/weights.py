@@ -31,7 +31,7 @@ PREFIXES: Final = ("module.", "_orig_mod.", "model.")
 SHOWN: Final = 3
 HEAD_DEVIATION: Final = 0.01  # standard deviation of a fresh head's weights, at most
 
-Misshapen = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def damp_head(model: nn.Module, head: tuple[str, ...]) -> None:
             if _of(head, name) and parameter.dim() == 1:
                 parameter.zero_()
             elif _of(head, name):
-                parameter.mul_(min(1.0, HEAD_DEVIATION / max(float(parameter.std()), 1e-12)))
+                parameter.mul_(HEAD_DEVIATION / max(float(parameter.std()), HEAD_DEVIATION))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -149,11 +149,9 @@ def _read_pickle(path: Path) -> object:
             "safetensors and give that"
         ) from None
     except Exception as error:  # torch.load raises whatever the damage led to
-        text = str(error)
-        if "TorchScript" in text:
+        reason = f"it is not a whole file of torch ({type(error).__name__})"
+        if "TorchScript" in str(error):
             reason = "it is a TorchScript archive, which holds code"
-        else:
-            reason = f"it is not a whole file of torch ({type(error).__name__})"
         raise WeightsError(
             f"'{path.name}' was not opened: {reason}; give the model's state_dict() as safetensors"
         ) from None
@@ -249,7 +247,7 @@ def _problems(
             f"(file: {_listed(list(tensors))}; model: {_listed(list(wanted))})"
         )
     needed = [name for name in wanted if not _of(head, name)]
-    shapes: Misshapen = {
+    shapes = {
         name: (tuple(tensors[name].shape), tuple(wanted[name].shape))
         for name in needed
         if name in tensors and not _fits(name, wanted, tensors)
@@ -268,7 +266,7 @@ def _problems(
     return "; ".join(part for part in parts if part) or None
 
 
-def _channels(shapes: Misshapen) -> str | None:
+def _channels(shapes: Mapping[str, tuple[Shape, Shape]]) -> str | None:
     """Say that only the number of input channels differs, where that is so."""
     if len(shapes) != 1:
         return None

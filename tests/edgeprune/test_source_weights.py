@@ -124,7 +124,7 @@ def test_a_fresh_head_begins_nearly_undecided_and_differs_by_the_seed(tmp_path: 
         built = open_model(
             model_source(name, num_classes=2), weights=tmp_path / "w.safetensors", seed=seed
         )
-        heads.append(built.model.get_parameter("classifier.weight"))
+        heads.append(built.model.get_parameter("classifier.weight").detach())
         assert float(heads[-1].std()) == pytest.approx(0.01)
         assert not built.model.get_parameter("classifier.bias").any()
     assert not torch.equal(*heads)
