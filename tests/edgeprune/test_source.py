@@ -82,7 +82,7 @@ def test_arguments_that_the_model_does_not_take_are_refused() -> None:
 
 
 def test_a_transformer_is_built_for_the_asked_image_size() -> None:
-    built = open_model(model_source("test_vit", num_classes=2, image_size=64))
+    built = open_model(model_source("deit_tiny_patch16_224", num_classes=2, image_size=64))
     assert built.config["input_size"] == (3, 64, 64)
     assert output_problem(built.model, built.config, 2) is None
 
