@@ -100,16 +100,13 @@ def _first_line(error: Exception) -> str:
     return f"{kind}: {FOLDERS.sub('', lines[0])[:300]}" if lines else kind
 
 
-def _user_line(error: BaseException) -> str:
+def _user_line(error: Exception) -> str:
     """Name the innermost line of code that the user can change, or nothing."""
     found = ""
-    cause: BaseException | None = error
-    while cause is not None:
-        for frame, line in traceback.walk_tb(cause.__traceback__):
-            path = Path(frame.f_code.co_filename)
-            if _is_user_code(path):
-                found = f" ({path.name}, line {line})"
-        cause = cause.__cause__ or cause.__context__
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if _is_user_code(path):
+            found = f" ({path.name}, line {line})"
     return found
 
 

@@ -265,6 +265,15 @@ def test_data_dependent_control_flow_is_named_by_its_line() -> None:
     assert str(Path(__file__).parent) not in str(caught.value)
 
 
+def _read_file(x: Tensor) -> Tensor:
+    raise OSError("cannot read '/srv/someone/private/scale.txt'\nnor anything else")
+
+
+def test_an_error_of_the_model_is_quoted_without_the_folders_of_this_machine() -> None:
+    with pytest.raises(CaptureError, match=r"OSError: cannot read 'scale\.txt' \(test_capture"):
+        capture(Body(_read_file), images(2, 6))
+
+
 class Wrapped(nn.Module):
     def __init__(self, answer: Callable[[Tensor], object]) -> None:
         super().__init__()
