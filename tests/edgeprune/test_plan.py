@@ -150,9 +150,12 @@ def test_group_ranking_takes_the_same_share_of_each(capture_of: CaptureOf) -> No
 
 def test_cost_ranking_prefers_to_remove_what_is_dear(capture_of: CaptureOf) -> None:
     dense = capture_of("Chain")
-    plan = make_plan(dense, scores_of(dense), Budget(macs=0.9), ranking="cost")
+    scores = scores_of(dense, conv1=[1.2] * 8)
     # conv1's units cost the most: their own filters, and their share of conv2's.
-    assert [bool(group.removed) for group in plan.groups] == [True, False, False]
+    dear = make_plan(dense, scores, Budget(macs=0.9), ranking="cost")
+    assert [bool(group.removed) for group in dear.groups] == [True, False, False]
+    alike = make_plan(dense, scores, Budget(macs=0.9), ranking="global")
+    assert [bool(group.removed) for group in alike.groups] == [False, True, False]
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
