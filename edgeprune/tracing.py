@@ -6,7 +6,9 @@ lines and paths in every node; the graph made here has none of that. Invariant:
 it never changes its input, and computes what the model computes.
 """
 
+import contextlib
 import copy
+import io
 import logging
 import re
 import sysconfig
@@ -84,7 +86,9 @@ def _export(
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # torch prints the graph so far to stderr when it fails; the error says enough.
+        quiet = contextlib.redirect_stderr(io.StringIO())
+        with warnings.catch_warnings(), torch.no_grad(), quiet:
             warnings.simplefilter("ignore")
             return torch.export.export(
                 model, (sample.clone(),), dynamic_shapes=dynamic, strict=False

@@ -7,7 +7,7 @@ over it covers the whole bundle.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from edgeprune.errors import BundleError
 from edgeprune.files import sha256, write_json
@@ -56,12 +56,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"'{folder}' is no bundle: it holds no {NAME}") from None
     except ValueError as error:
         raise BundleError(f"'{folder / NAME}' is damaged: {error}") from None
+    if not isinstance(document, dict):
+        raise BundleError(f"'{folder / NAME}' is damaged: it holds no JSON object")
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise BundleError(
             f"'{folder / NAME}' is {document.get('format')} version {document.get('version')}; "
             f"this edgeprune reads {FORMAT} version {VERSION}"
         )
-    return cast(dict[str, Any], document)
+    return document
 
 
 def _listed(folder: Path, path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeprune.attribution.criterion import ModelCriterion
 from edgeprune.attribution.registry import find_criterion
-from edgeprune.errors import UsageError, WeightsError
+from edgeprune.errors import ModelError, UsageError, WeightsError
 from edgeprune.pipeline.settings import CompressSettings
 from edgeprune.source import model_source
 from edgeprune.targets import Target, load_target
@@ -18,7 +18,7 @@ def check_asked(settings: CompressSettings) -> Target:
 
     Raises:
         UsageError: an unknown criterion, target or format.
-        ModelError: an unknown model.
+        ModelError: an unknown model, or no file of a factory.
         WeightsError: no file of weights where one was said to be.
     """
     find_criterion(settings.criterion)
@@ -26,6 +26,9 @@ def check_asked(settings: CompressSettings) -> Target:
     if problem := _format_problem(settings.formats or target.formats):
         raise UsageError(problem)
     model_source(settings.model, num_classes=1, pretrained=settings.pretrained)
+    place = settings.model.rpartition(":")[0]
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ModelError(f"'{settings.model}': there is no file '{place}'")
     if settings.weights is not None and not settings.weights.is_file():
         raise WeightsError(f"no weights at '{settings.weights}': give a .safetensors or .pt file")
     return target
