@@ -27,9 +27,9 @@ class Amount(NamedTuple):
         return min(max(round(self.images / count), self.least), self.most)
 
 
-FROM_SCRATCH: Final = Amount(images=24_000, least=4, most=30)
+FROM_SCRATCH: Final = Amount(images=16_000, least=5, most=30)
 NEW_HEAD: Final = Amount(images=8_000, least=2, most=12)
-RECOVERY: Final = Amount(images=12_000, least=3, most=12)
+RECOVERY: Final = Amount(images=9_600, least=3, most=12)
 
 
 @dataclass(frozen=True, kw_only=True)
