@@ -82,6 +82,7 @@ class Log:
     def __init__(self, stop: str = "", after: int = 0) -> None:
         """Stop at the stage or bar whose title begins with ``stop``, after so many steps."""
         self.lines: list[str] = []
+        self.steps: dict[str, int] = {}
         self.stop = stop
         self.after = after
 
@@ -95,12 +96,11 @@ class Log:
 
     @contextlib.contextmanager
     def track(self, title: str, total: int | None) -> Iterator[Advance]:
-        steps = 0
+        self.steps[title] = 0
 
         def advance(done: int, words: str = "", *, total: int | None = None) -> None:
-            nonlocal steps
-            steps += 1
-            if self.stop and title.startswith(self.stop) and steps > self.after:
+            self.steps[title] += 1
+            if self.stop and title.startswith(self.stop) and self.steps[title] > self.after:
                 raise KeyboardInterrupt
 
         yield advance

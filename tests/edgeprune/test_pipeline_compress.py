@@ -45,6 +45,7 @@ SAME_EVERY_TIME = (
     "evidence/examples.json",
     "evidence/examples.npz",
 )
+STEPS = 3  # that an epoch reports: two batches, and its end
 SIDE = {"accuracy", "auroc", "params", "macs", "bytes", "latency_ms", "peak_memory_mb"}
 
 
@@ -140,12 +141,17 @@ def test_only_the_bundle_and_the_work_folder_are_left(bundle: Path) -> None:
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, bundle: Path) -> None:
     asked = settings(write_archive(tmp_path / "squares.npz"))
     out = tmp_path / "slim"
-    for stop, after in (("training", 3), ("recovery", 3), ("Export", 0), ("Write the bundle", 0)):
+    stops = (("training", STEPS), ("recovery", STEPS), ("Export", 0), ("Write the bundle", 0))
+    logs = [Log(*stop) for stop in stops]
+    for log in logs:
         with pytest.raises(KeyboardInterrupt):
-            compress(asked, out, resume=True, reporter=Log(stop, after))
+            compress(asked, out, resume=True, reporter=log)
         assert not out.exists()
+    assert logs[1].steps["training"] == STEPS, "the epoch that was complete was trained again"
+    assert logs[2].steps["recovery"] == STEPS
     log = Log()
     compress(asked, out, resume=True, reporter=log)
+    assert "training" not in log.steps
     assert "Capture the dense model (from the earlier run)" in log.lines
     assert "Write the bundle" in log.lines
     for name in SAME_EVERY_TIME:
