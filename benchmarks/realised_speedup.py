@@ -108,12 +108,12 @@ def _artifacts(name: str, macs: float, ranking: str, criterion: str, folder: Pat
 
 def _measure(name: str, runtime: str, macs: float, folder: Path, settings: MeasureSettings) -> Row:
     files = {"openvino": "openvino/model.xml", "onnx": "onnx/model.onnx"}
-    subjects = [
+    dense, slim = (
         Subject(name=label, artifact=folder / label / files[RUNTIMES[runtime]], backend=runtime)
         for label in ("dense", "slim")
-    ]
+    )
     images = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
-    found = compare(*subjects, images, settings)
+    found = compare(dense, slim, images, settings)
     blocks = [np.median(np.concatenate(run)) for run in found.dense.blocks]
     return Row(
         model=name,

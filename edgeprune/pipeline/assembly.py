@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Final, cast
@@ -13,11 +13,11 @@ from edgeprune.capture import Captured
 from edgeprune.files import sha256, write_json
 from edgeprune.pipeline.context import Context, logits_of
 from edgeprune.pipeline.cutting import CutModel
-from edgeprune.pipeline.measuring import Exported, measured_runtime
+from edgeprune.pipeline.measuring import Exported, Measured, measured_runtime
 from edgeprune.pipeline.training import Training
 from edgeprune.report import build_report
 from edgeprune_benchmarks.codec import encode
-from edgeprune_benchmarks.record import Record, write_record
+from edgeprune_benchmarks.record import write_record
 
 GOLDEN_IMAGES: Final = 4
 
@@ -32,7 +32,7 @@ class Made:
         slim: the recovered model.
         cut: the plan and its proof, with the model as it was before recovery.
         exported: the artifacts.
-        record: what was measured.
+        measured: accuracy, and dense against slim.
         evidence: folder of examples with heat maps.
         notes: what a user should know, one sentence each.
     """
@@ -43,7 +43,7 @@ class Made:
     slim: Captured
     cut: CutModel
     exported: Exported
-    record: Record
+    measured: Measured
     evidence: Path
     notes: tuple[str, ...]
 
@@ -53,7 +53,7 @@ def assemble_bundle(context: Context, made: Made) -> Path:
 
     def make(folder: Path) -> None:
         _write_models(context, made, folder)
-        write_record(made.record, folder / "record.json")
+        write_record(made.measured.record, folder / "record.json")
         shutil.copytree(made.evidence, folder / "evidence")
         runner = resources.files(edgeprune_benchmarks) / "device_runner.py"
         (folder / "run.py").write_bytes(runner.read_bytes())
@@ -62,7 +62,7 @@ def assemble_bundle(context: Context, made: Made) -> Path:
             folder / "change_record.json",
             change_record(
                 manifest=manifest,
-                record=document(made.record),
+                record=document(made.measured.record),
                 plan=made.cut.plan,
                 plan_sha256=sha256(folder / "plan.json"),
                 weights_sha256=sha256(folder / "model" / "weights.safetensors"),
@@ -106,7 +106,7 @@ def _copy_artifact(exported: Exported, artifact: Mapping[str, Any], place: Path)
 def _manifest(context: Context, made: Made) -> dict[str, Any]:
     data, target = context.data, context.target
     return {
-        "created": made.record.created,
+        "created": made.measured.record.created,
         "edgeprune": metadata.version("edgeprune"),
         "source": dict(made.source),
         "target": {
@@ -128,17 +128,18 @@ def _manifest(context: Context, made: Made) -> dict[str, Any]:
         },
         "preprocessing": context.preprocessing.to_dict(),
         "settings": context.settings.to_dict() | {"align": context.align},
-        "results": document(made.record.results),
+        "results": document(made.measured.record.results),
+        "cut_proof": asdict(made.cut.proof),
         "training": made.training.to_dict(),
         "recovery": made.recovery.to_dict(),
-        "artifacts": [_listed(made.exported, each) for each in made.exported.artifacts],
+        "artifacts": [_listed(made, each) for each in made.exported.artifacts],
         "not_measured": [reason] if (reason := target.not_measured) else [],
         "notes": list(made.notes),
     }
 
 
-def _listed(exported: Exported, artifact: Mapping[str, Any]) -> dict[str, Any]:
-    folder = exported.folder / artifact["model"]
+def _listed(made: Made, artifact: Mapping[str, Any]) -> dict[str, Any]:
+    folder = made.exported.folder / artifact["model"]
     inside = artifact["model"] == "slim"
     files = [
         {
@@ -148,4 +149,5 @@ def _listed(exported: Exported, artifact: Mapping[str, Any]) -> dict[str, Any]:
         }
         for name in artifact["files"]
     ]
-    return {**artifact, "files": files}
+    metrics = made.measured.metrics.get(f"{artifact['model']}/{artifact['format']}")
+    return {**artifact, "files": files, "metrics": metrics}

@@ -88,7 +88,7 @@ def _run(context: Context, built: BuiltModel) -> CompressResults:
     cut = cut_stage(context, dense, scores)
     slim, recovery = recover_stage(context, dense, cut.model, built.trained)
     exported = export_stage(context, dense, slim)
-    record = measure_stage(context, exported, cut)
+    measured = measure_stage(context, exported, cut)
     made = Made(
         source=built.source.to_dict(),
         training=training,
@@ -96,7 +96,7 @@ def _run(context: Context, built: BuiltModel) -> CompressResults:
         slim=slim,
         cut=cut,
         exported=exported,
-        record=record,
+        measured=measured,
         evidence=evidence_stage(context, dense, slim),
         notes=(*notes, *training.notes, *dense.notes, *cut.plan.notes),
     )
@@ -104,10 +104,10 @@ def _run(context: Context, built: BuiltModel) -> CompressResults:
     return CompressResults(
         bundle=bundle,
         title=_title(made.source["name"], context.target.name, context.target.description),
-        headline=document(record.results),
+        headline=document(measured.record.results),
         lines=(
             proof_words(cut.proof),
-            *_doubts(context, record),
+            *_doubts(context, measured.record),
             *_places(bundle),
             f"the dense model and intermediate results are in {context.work.folder}; "
             "remove it when done",

@@ -16,8 +16,9 @@ from edgeprune.files import write_json
 from edgeprune.pipeline.context import EVALUATION_BATCH, Context, batch_of
 from edgeprune.pipeline.cutting import CutModel
 from edgeprune.pipeline.timestamps import now
+from edgeprune_benchmarks.codec import encode
 from edgeprune_benchmarks.harness import MeasureSettings, Subject, compare, predict
-from edgeprune_benchmarks.metrics import classification_metrics, paired_difference
+from edgeprune_benchmarks.metrics import Metrics, classification_metrics, paired_difference
 from edgeprune_benchmarks.record import (
     Counts,
     CutResult,
@@ -52,6 +53,20 @@ class Exported:
         """Return the file that a runtime is pointed at."""
         found = next(a for a in self.artifacts if a["model"] == model and a["format"] == form)
         return self.folder / model / str(found["files"][0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        record: dense against slim in the target's runtime.
+        metrics: what each artifact gets right on the test split, each in its
+            own runtime, as JSON values by ``MODEL/FORMAT``.
+    """
+
+    record: Record
+    metrics: Mapping[str, Any]
 
 
 def refuse_formats(context: Context, model: Captured) -> None:
@@ -112,29 +127,67 @@ def measured_runtime(context: Context) -> str:
     return context.target.runtime if context.target.runtime in BACKENDS else "onnxruntime"
 
 
-def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Record:
-    """Predict the test split with both artifacts, then time them in turns."""
+def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Measured:
+    """Predict the test split with every artifact, then time dense and slim in turns."""
     runtime = measured_runtime(context)
     batch = batch_of(cut.model, 1)
 
     def make(folder: Path) -> None:
+        whole = batch_of(cut.model, EVALUATION_BATCH)
+        subjects = _subjects(exported)
+        logits = {key: _predict(context, each, whole) for key, each in subjects.items()}
+        metrics = {
+            key: classification_metrics(values, context.data.test.labels, context.data.classes)
+            for key, values in logits.items()
+        }
+        write_json(folder / "metrics.json", {key: encode(each) for key, each in metrics.items()})
         form = measured_format(context)
-        subjects = {
-            name: Subject(name=name, artifact=exported.file(name, form), backend=runtime)
+        pair = {
+            name: Side(
+                subject=subjects[f"{name}/{form}"],
+                logits=logits[f"{name}/{form}"],
+                metrics=metrics[f"{name}/{form}"],
+            )
             for name in ("dense", "slim")
         }
-        whole = batch_of(cut.model, EVALUATION_BATCH)
-        logits = {name: _predict(context, subject, whole) for name, subject in subjects.items()}
-        for name, values in logits.items():
-            np.save(folder / f"{name}.npy", values)
         settings = MeasureSettings(
             threads=context.threads, rounds=context.settings.rounds, batch=batch
         )
-        write_record(_record(context, subjects, logits, cut, settings), folder / "record.json")
+        write_record(_record(context, pair, cut, settings), folder / "record.json")
+
+    def read(folder: Path) -> Measured:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return Measured(record=read_record(folder / "record.json"), metrics=metrics)
 
     threads = f"{context.threads} thread{'s' * (context.threads > 1)}"
     title = f"Measure in {WORDS[runtime]}, {threads}, batch {batch}"
-    return context.stage("measurement", title, make, lambda f: read_record(f / "record.json"))
+    measured = context.stage("measurement", title, make, read)
+    for key, metrics in measured.metrics.items():
+        context.reporter.say(f"{key}: {100 * metrics['accuracy']:.2f} % of the test calls right")
+    return measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two models that are compared."""
+
+    subject: Subject
+    logits: NDArray[np.float32]
+    metrics: Metrics
+
+
+def _subjects(exported: Exported) -> dict[str, Subject]:
+    """Return every artifact that a runtime here can load, by model and format."""
+    runtimes = {form: runtime for runtime, form in BACKENDS.items()}
+    return {
+        f"{each['model']}/{each['format']}": Subject(
+            name=each["model"],
+            artifact=exported.file(each["model"], each["format"]),
+            backend=runtimes[each["format"]],
+        )
+        for each in exported.artifacts
+        if each["format"] in runtimes
+    }
 
 
 def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float32]:
@@ -152,24 +205,23 @@ def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float
 
 def _record(
     context: Context,
-    subjects: Mapping[str, Subject],
-    logits: Mapping[str, NDArray[np.float32]],
+    pair: Mapping[str, Side],
     cut: CutModel,
     settings: MeasureSettings,
 ) -> Record:
-    data, seed = context.data, context.settings.seed
+    seed = context.settings.seed
     inputs = next(context.test_batches())[: max(TIMED_IMAGES, settings.batch)]
     with context.reporter.track("dense and slim in turns", settings.rounds) as advance:
         comparison = compare(
-            subjects["dense"],
-            subjects["slim"],
+            pair["dense"].subject,
+            pair["slim"].subject,
             inputs,
             settings,
             lambda done, total: advance(done, "rounds"),
         )
     evidence = {
         name: Evidence(
-            metrics=classification_metrics(logits[name], data.test.labels, data.classes),
+            metrics=pair[name].metrics,
             counts=Counts(params=counts["params"], macs=counts["macs"]),
         )
         for name, counts in (("dense", cut.plan.dense), ("slim", cut.plan.predicted))
@@ -179,7 +231,9 @@ def _record(
         created=now(),
         dense=evidence["dense"],
         slim=evidence["slim"],
-        difference=paired_difference(logits["dense"], logits["slim"], data.test.labels, seed=seed),
+        difference=paired_difference(
+            pair["dense"].logits, pair["slim"].logits, context.data.test.labels, seed=seed
+        ),
         cut=CutResult(
             max_rel=cut.proof.max_rel,
             ok=cut.proof.ok,

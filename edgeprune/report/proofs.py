@@ -30,6 +30,7 @@ class ArtifactLine:
     tolerance: str
     ok: bool | None
     note: str
+    accuracy: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ def _cut(documents: Documents) -> CutLine:
 def _artifact(artifact: Document, errors: tuple[str, ...]) -> ArtifactLine:
     proof = artifact.at("proof")
     tolerance = proof.number("tolerance")
+    accuracy = artifact.at("metrics").number("accuracy")
     ran = (proof.text("runtime"), proof.text("runtime_version"), proof.text("precision"))
     return ArtifactLine(
         model=artifact.text("model") or "",
@@ -88,6 +90,7 @@ def _artifact(artifact: Document, errors: tuple[str, ...]) -> ArtifactLine:
         tolerance="" if tolerance is None else formats.power(tolerance),
         ok=proof.flag("ok"),
         note=proof.text("note") or "",
+        accuracy=formats.ABSENT if accuracy is None else formats.percent(accuracy),
     )
 
 

@@ -24,6 +24,7 @@ BEFORE_ANY_IMAGE = [
     (["--model", "absent.py:build"], 1, "there is no file 'absent.py'"),
     (["--weights", "absent.safetensors"], 1, "no weights at 'absent.safetensors'"),
     (["--weights", "a.pt", "--pretrained"], 2, "--weights and --pretrained both name weights"),
+    (["--weights", "two\nlines.pt"], 1, "no weights at 'two | lines.pt'"),
     (["--data", "absent"], 1, "no data at 'absent'"),
     (["--keep", "0"], 2, "keep 0 is not a share: give a number above 0 and at most 1"),
     (["--keep", "1.5"], 2, "keep 1.5 is not a share"),

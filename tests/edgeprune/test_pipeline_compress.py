@@ -86,6 +86,19 @@ def test_headline_results_have_one_shape_everywhere(bundle: Path) -> None:
     assert document(bundle / "record.json")["results"] == as_json
 
 
+def test_every_artifact_has_its_own_accuracy_on_the_test_split(bundle: Path) -> None:
+    manifest = document(bundle / "bundle.json")
+    artifacts = manifest["artifacts"]
+    assert isinstance(artifacts, list)
+    found = {f"{a['model']}/{a['format']}": a["metrics"] for a in artifacts}
+    assert set(found) == {"slim/onnx", "slim/openvino", "dense/openvino"}
+    headline = finished()[0].headline
+    for key, metrics in found.items():
+        assert metrics["n"] == manifest["data"]["splits"]["test"]  # type: ignore[index,call-overload]
+        assert len(metrics["per_class"]) == len(manifest["data"]["classes"])  # type: ignore[index,call-overload]
+        assert metrics["accuracy"] == pytest.approx(headline[key.split("/")[0]]["accuracy"])
+
+
 def test_the_slim_model_costs_what_was_asked_for(bundle: Path) -> None:
     headline = finished()[0].headline
     slim = load(bundle)

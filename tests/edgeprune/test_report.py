@@ -135,7 +135,15 @@ def test_a_cut_or_an_artifact_that_is_not_equal_is_said_first(tmp_path: Path) ->
 def test_artifacts_show_their_error_at_each_batch_size(page: str) -> None:
     text = _text(page)
     assert "batch 1 batch 3" in text
-    assert "equal 4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ artifacts" in text
+    assert "equal 4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ not measured artifacts" in text
+
+
+def test_artifacts_show_what_they_get_right_by_themselves(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, examples=1)
+    artifacts = bundle_document(results_document())["artifacts"]
+    artifacts[0]["metrics"] = {"accuracy": 0.8765}
+    text = _text(_page(_edit(folder, "bundle", artifacts=artifacts)))
+    assert "10⁻⁴ 87.7 % artifacts" in text
 
 
 def test_classes_are_listed_worst_change_first_and_harm_is_marked(page: str) -> None:
