@@ -33,7 +33,7 @@ def make_plan(
     budget: Budget,
     *,
     align: int = 1,
-    ranking: Ranking = "global",
+    ranking: Ranking = "cost",
 ) -> Plan:
     """Choose the units that go: the lowest scores first, until the budget is met.
 
@@ -42,9 +42,9 @@ def make_plan(
         scores: one number per unit and channel group.
         budget: what the cut model may cost.
         align: widths end on multiples of this (or stay whole); 1 for any width.
-        ranking: ``global`` compares all units with each other, ``group`` takes
-            the same share from each group, ``cost`` compares scores per unit of
-            what the budget counts.
+        ranking: ``cost`` compares scores per unit of what the budget counts
+            (with a budget of units the same as ``global``), ``global`` compares
+            scores as they are, ``group`` takes the same share from each group.
 
     Raises:
         PlanError: no plan meets the budget, or scores are not numbers.

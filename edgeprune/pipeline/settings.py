@@ -29,7 +29,7 @@ class Amount(NamedTuple):
 
 FROM_SCRATCH: Final = Amount(images=16_000, least=5, most=30)
 NEW_HEAD: Final = Amount(images=8_000, least=2, most=12)
-RECOVERY: Final = Amount(images=9_600, least=3, most=12)
+RECOVERY: Final = Amount(images=12_800, least=3, most=12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class CompressSettings:
     criterion: str = "taylor"
     sampler: Sampler = "cluster"
     per_class: int = 10
-    ranking: Ranking = "global"
+    ranking: Ranking = "cost"
     align: int | None = None
     formats: tuple[str, ...] = ()
     dense_epochs: int | None = None
