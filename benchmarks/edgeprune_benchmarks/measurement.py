@@ -33,8 +33,8 @@ class MeasureSettings:
 
     A process keeps the memory layout it happened to get, and equal processes differ
     by a per cent or two for life. So many short rounds say more than a few long ones.
-    Rounds are even in number because that layout depends on who started first: one
-    artifact against itself came out 2 % faster as the second to start, 15 times in 15.
+    Rounds are even in number so that each subject starts first equally often, in case
+    that layout depends on it.
     """
 
     threads: int = 1

@@ -120,8 +120,8 @@ def _noted(built: BuiltModel, note: str) -> BuiltModel:
 def _own_edge(settings: CompressSettings, built: BuiltModel, data: ImageData) -> int | None:
     """Return a smaller input for a model that nothing ties to its own, or None.
 
-    Small images enlarged to the size that ImageNet networks are used at cost
-    ten times the training and show nothing more.
+    Small images enlarged to the size that ImageNet networks are used at take
+    many times the multiply-accumulates and show nothing more.
     """
     if settings.image_size or built.trained != "nothing" or _fixed(built):
         return None

@@ -132,14 +132,34 @@ def test_the_cut_graph_is_captured_again_trains_and_is_stored(
     name: str, capture_of: CaptureOf, tmp_path: Path
 ) -> None:
     size = 12 if name in TINY else 64
-    dense = capture_of(name, size)
-    slim = cut(dense, random_plan(dense))
+    check_captured_again_trained_and_stored(capture_of(name, size), size, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), SLOW)
+def test_at_full_size_keeping_all_is_exact_and_a_cut_is_captured_trained_and_stored(
+    name: str, size: int, tmp_path: Path
+) -> None:
+    dense = capture(build(name), images(2, size))
+    same = cut(dense, plan_of(dense, {}))
+    assert torch.equal(same.module(images(3, size)), dense.module(images(3, size)))
+    del same
+    check_captured_again_trained_and_stored(dense, size, tmp_path)
+
+
+def check_captured_again_trained_and_stored(dense: Captured, size: int, place: Path) -> None:
+    plan = random_plan(dense)
+    slim = cut(dense, plan)
+    analysis = analyse(dense)
+    kept = analysis.kept(plan.masks(analysis.groups))
+    counted = analysis.count_parameters(trainable(dense.module), kept)
+    assert counted == sum(p.numel() for p in slim.module.parameters())
     again = capture(slim.module, images(3, size))
     assert again.dynamic_batch
     assert torch.equal(again.module(images(5, size)), slim.module(images(5, size)))
     assert len(analyse(again).groups) > 0
 
-    slim.save(folder := tmp_path / "slim")
+    slim.save(folder := place / "slim")
     loaded = load(folder)
     assert torch.equal(loaded.module(images(2, size)), slim.module(images(2, size)))
     assert loaded.plan == slim.plan
