@@ -4,6 +4,13 @@ One small function per operator or family of operators. An operator that has
 none freezes what it touches.
 """
 
-from edgeprune.axes.rules import contraction, normalisation, pointwise, reduction, shape
+from edgeprune.axes.rules import (
+    contraction,
+    normalisation,
+    pointwise,
+    reduction,
+    shape,
+    spatial,
+)
 
-__all__ = ["contraction", "normalisation", "pointwise", "reduction", "shape"]
+__all__ = ["contraction", "normalisation", "pointwise", "reduction", "shape", "spatial"]
