@@ -73,7 +73,7 @@ def make_plan(
 
 def _check_groups(analysis: Analysis) -> None:
     if not analysis.groups:
-        reasons = sorted({reason for several in analysis.frozen.values() for reason in several})
+        reasons = sorted({reason for axis in analysis.frozen for reason in axis.reasons})
         raise PlanError(
             f"nothing can be removed from this model: {'; '.join(reasons) or 'it has no channels'}"
         )

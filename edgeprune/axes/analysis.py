@@ -10,7 +10,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 import edgeprune.axes.rules  # noqa: F401 - fills the rule table
+from edgeprune.axes.frozen import FrozenAxis, find_frozen
 from edgeprune.axes.groups import ChannelGroup, group_units
 from edgeprune.axes.op import Findings, Kept, Op, bind, describe, rule_for
 from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
@@ -34,8 +35,7 @@ class Analysis:
         parameters: the axes of each parameter and buffer that the graph uses, by name.
         findings: readers, costs and edits, in the order of the graph.
         groups: the channel groups, in the order of the graph.
-        frozen: for each parameter that cannot shrink in some dimension, the
-            operators that stand in the way.
+        frozen: the dimensions of parameters that cannot, or not wholly, shrink.
         shapes: the shape of each value at ``batch`` samples, by node.
         batch: that number of samples.
     """
@@ -44,7 +44,7 @@ class Analysis:
     parameters: Mapping[str, Axes]
     findings: Findings
     groups: tuple[ChannelGroup, ...]
-    frozen: Mapping[str, tuple[str, ...]]
+    frozen: tuple[FrozenAxis, ...]
     shapes: Mapping[str, Value]
     batch: int
 
@@ -52,7 +52,7 @@ class Analysis:
     def slots(self) -> NDArray[np.int64]:
         """Position of each unit in the concatenation of all groups; their number for none."""
         total = sum(group.size for group in self.groups)
-        slots = np.full(len(self.units.parent), total)
+        slots = np.full(self.units.total, total)
         start = 0
         for group in self.groups:
             slots[group.units] = np.arange(start, start + group.size)
@@ -61,7 +61,7 @@ class Analysis:
 
     def kept(self, keep: Mapping[str, NDArray[np.bool_]]) -> Kept:
         """Return what stays of every axis when groups keep what their masks say."""
-        removed = np.zeros(len(self.units.parent), np.bool_)
+        removed = np.zeros(self.units.total, np.bool_)
         for group in self.groups:
             if group.name in keep:
                 removed[group.units] = ~keep[group.name]
@@ -104,7 +104,7 @@ def analyse(captured: Captured) -> Analysis:
         parameters=parameters,
         findings=walk.findings,
         groups=group_units(walk.units, parameters, walk.findings),
-        frozen=_frozen(walk.units, walk.first, parameters),
+        frozen=find_frozen(walk.units, walk.first, parameters),
         shapes=shapes,
         batch=batch,
     )
@@ -134,7 +134,7 @@ class _Walk:
         match node.op:
             case "placeholder":
                 self.from_input.add(node.name)
-                self.axes[node.name] = _plain(shape)
+                self.axes[node.name] = self._images(shape)
             case "get_attr":
                 self.axes[node.name] = self._parameter(str(node.target))
             case "output":
@@ -143,6 +143,10 @@ class _Walk:
                 self.axes[node.name] = self._item(node)
             case _:
                 self.axes[node.name] = self._call(node, shape)
+
+    def _images(self, shape: Value) -> Axes:
+        samples, channels, *space = (Axis(size) for size in cast(tuple[int, ...], shape))
+        return (samples, self.units.stuck_axis(channels.size, "image channels"), *space)
 
     def _parameter(self, name: str) -> Axes:
         # By identity: a tied parameter has several names and one set of units.
@@ -178,7 +182,13 @@ class _Walk:
         reason = f"{describe(node)}: {why}"
         for source in node.all_input_nodes:
             self._lock_all(self.axes[source.name], reason)
-        return _plain(shape)
+        return self._stuck(shape, reason)
+
+    def _stuck(self, shape: Value, reason: str) -> Any:  # noqa: ANN401
+        """Return axes of a shape, or of each in a list, that remember why they lose nothing."""
+        if isinstance(shape, list):
+            return [self._stuck(item, reason) for item in shape]
+        return tuple(self.units.stuck_axis(size, reason) for size in cast(tuple[int, ...], shape))
 
     def _op(self, node: fx.Node, shape: tuple[int, ...] | list[Any]) -> Op:
         several = shape if isinstance(shape, list) else [shape]
@@ -222,25 +232,6 @@ class _Walk:
                     self._lock_all(item, reason)
 
 
-def _plain(shape: Value) -> Any:  # noqa: ANN401
-    """Return frozen axes of a shape, or of each shape in a list."""
-    if isinstance(shape, list):
-        return [_plain(item) for item in shape]
-    return tuple(Axis(size) for size in shape) if isinstance(shape, tuple) else shape
-
-
 def _sizes(axes: Axes | list[Axes]) -> list[tuple[int, ...]]:
     several = axes if isinstance(axes, list) else [axes]
     return [tuple(axis.size for axis in one) for one in several]
-
-
-def _frozen(
-    units: Units, first: Mapping[str, Axes], resolved: Mapping[str, Axes]
-) -> dict[str, tuple[str, ...]]:
-    frozen: dict[str, tuple[str, ...]] = {}
-    for name, axes in resolved.items():
-        stuck = [a for a, r in zip(first[name], axes, strict=True) if a.size > 1 and r.frozen]
-        reasons = sorted(frozenset().union(*(units.reasons_of(axis) for axis in stuck)))
-        if reasons:
-            frozen[name] = tuple(reasons)
-    return frozen

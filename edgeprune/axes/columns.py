@@ -71,6 +71,14 @@ def kept_mask(axis: Axis, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
+def occupied(axis: Axis) -> NDArray[np.bool_]:
+    """Say which positions of an axis carry a unit in any column."""
+    mask = np.zeros(axis.size, np.bool_)
+    for column in axis.columns:
+        mask |= column >= 0
+    return mask
+
+
 def varies(block: NDArray[np.int64], dim: int) -> bool:
     """Say whether a block of units differs anywhere along a dimension."""
     return bool((block != block.take([0], axis=dim)).any())

@@ -54,7 +54,7 @@ def group_units(
 ) -> tuple[ChannelGroup, ...]:
     """Partition all removable units into channel groups, in the order of the graph."""
     places = _places(parameters)
-    signature = _signatures(len(units.parent), places)
+    signature = _signatures(units.total, places)
     kinds = _kinds(units, findings, parameters)
     readers = _readers(units, findings)
     taken: dict[str, int] = {}

@@ -1,11 +1,8 @@
-"""Units, and what it means for two of them to be one.
+"""What it means for two axes to lose the same positions, and for one to be taken apart.
 
-Units are united (they are one), substituted (one goes whenever any of a few
-others goes), or locked (substituted by nothing: it never goes). All three only
-ever add ties, and survive later ones, so one pass over a graph in order is
-enough and every axis seen earlier stays true.
-
-Invariant: a mistaken pairing can tie too much, never too little.
+Invariant: a mistaken pairing can tie too much, never too little. Where a tie
+cannot be expressed the units are locked, and an axis that cannot shrink hands
+on what stands in its way to whatever it is tied with.
 """
 
 from collections.abc import Sequence
@@ -21,89 +18,29 @@ from edgeprune.axes.columns import (
     concatenate,
     kept_mask,
     merge,
+    occupied,
     pattern,
     same_columns,
     take,
     varies,
 )
+from edgeprune.axes.forest import Forest
 
 
-class Units:
-    """All units of one graph, with what is known about how they hang together.
-
-    ``parent`` is a union-find forest. ``first`` and ``second`` hold what a
-    root was substituted by; a root with ``replaced`` set and both NONE is
-    locked, and ``reason`` says by what.
-    """
-
-    def __init__(self) -> None:
-        """Start without any unit."""
-        self.parent: Column = np.empty(0, np.int64)
-        self.first: Column = np.empty(0, np.int64)
-        self.second: Column = np.empty(0, np.int64)
-        self.replaced: NDArray[np.bool_] = np.empty(0, np.bool_)
-        self.reason: Column = np.empty(0, np.int64)
-        self.reasons: list[str] = []
-
-    def fresh(self, size: int) -> Column:
-        """Make ``size`` new units."""
-        start = len(self.parent)
-        nothing = np.full(size, NONE)
-        self.parent = np.concatenate([self.parent, np.arange(start, start + size)])
-        self.first = np.concatenate([self.first, nothing])
-        self.second = np.concatenate([self.second, nothing])
-        self.reason = np.concatenate([self.reason, nothing])
-        self.replaced = np.concatenate([self.replaced, np.zeros(size, np.bool_)])
-        return np.arange(start, start + size)
-
-    def fresh_axis(self, size: int) -> Axis:
-        """Make an axis of new units; a single position carries none."""
-        return Axis(size, (self.fresh(size),) if size > 1 else ())
-
-    def find(self, units: Column) -> Column:
-        """Return the root of each unit, and NONE for NONE."""
-        roots = self.parent[units]
-        while True:
-            further = self.parent[roots]
-            if np.array_equal(further, roots):
-                break
-            roots = further
-        self.parent[units[units >= 0]] = roots[units >= 0]
-        return np.where(units < 0, NONE, roots)
-
-    def resolve(self, axis: Axis) -> Axis:
-        """Follow everything known: columns of roots that can still be removed."""
-        pending = list(axis.columns)
-        columns: list[Column] = []
-        while pending:
-            column = self.find(pending.pop(0))
-            substituted = (column >= 0) & self.replaced[column]
-            if substituted.any():
-                pending.insert(0, np.where(substituted, self.first[column], column))
-                second = np.where(substituted, self.second[column], NONE)
-                if (second >= 0).any():
-                    pending.insert(1, second)
-            elif (column >= 0).any() and not any(np.array_equal(column, c) for c in columns):
-                columns.append(column)
-        return Axis(axis.size, tuple(columns))
-
-    def lock(self, axis: Axis, reason: str) -> None:
-        """Make every unit of the axis unremovable, remembering why."""
-        for column in self.resolve(axis).columns:
-            self._replace(np.unique(column[column >= 0]), reason=reason)
+class Units(Forest):
+    """All units of one graph, and the ties between axes that carry them."""
 
     def unify(self, a: Axis, b: Axis, reason: str) -> None:
         """State that position i of ``a`` goes exactly when position i of ``b`` goes.
 
         Where that cannot be expressed both are locked, with ``reason``.
         """
+        known = a, b
         for _ in range(64):
             a, b = self.resolve(a), self.resolve(b)
-            if a.frozen or b.frozen:
-                self.lock(a, reason)
-                self.lock(b, reason)
+            if a.frozen and b.frozen:
                 return
-            if self._lock_lonely(a, b, reason):
+            if self._lock_lonely(a, b, known, reason):
                 continue
             if len(a.columns) == len(b.columns):
                 self._unite_pairs(a.columns, b.columns)
@@ -118,7 +55,7 @@ class Units:
 
     def split(self, axis: Axis, sizes: Sequence[int], reason: str) -> Axes:
         """Return the axes that a reshape of this one into ``sizes`` has, outermost first."""
-        axis = self.resolve(axis)
+        known, axis = axis, self.resolve(axis)
         columns: list[list[Column]] = [[] for _ in sizes]
         for column in axis.columns:
             block = column.reshape(tuple(sizes))
@@ -126,12 +63,24 @@ class Units:
             if not varying:
                 self.lock(Axis(axis.size, (column,)), reason)
             elif len(varying) == 1:
-                columns[varying[0]].append(
-                    np.moveaxis(block, varying[0], 0).reshape(sizes[varying[0]], -1)[:, 0]
-                )
+                columns[varying[0]].append(_along(block, varying[0]))
             else:
                 self._refine(column, sizes, varying, columns, reason)
+        self._hand_on(known, sizes, columns)
         return tuple(Axis(size, tuple(found)) for size, found in zip(sizes, columns, strict=True))
+
+    def join(self, axes: Sequence[Axis]) -> Axis:
+        """Return the axis of a concatenation, with what stands in the way of each part."""
+        whole = concatenate([self.resolve(axis) for axis in axes])
+        blockers = np.concatenate([self._blockers(axis) for axis in axes])
+        return Axis(whole.size, (*whole.columns, *self._remembered(blockers)))
+
+    def _hand_on(self, axis: Axis, sizes: Sequence[int], columns: list[list[Column]]) -> None:
+        """Let each part of a split remember what stands in the way of the whole."""
+        blockers = self._blockers(axis).reshape(tuple(sizes))
+        for d in range(len(sizes)):
+            others = tuple(k for k in range(len(sizes)) if k != d)
+            columns[d] += self._remembered(blockers.max(axis=others))
 
     def _refine(
         self,
@@ -148,46 +97,6 @@ class Units:
         for d, part in parts.items():
             columns[d].append(part)
 
-    def reasons_of(self, axis: Axis) -> frozenset[str]:
-        """Return why units that this axis once carried were locked."""
-        found: set[int] = set()
-        pending = list(axis.columns)
-        while pending:
-            roots = self.find(pending.pop())
-            roots = np.unique(roots[roots >= 0])
-            roots = roots[self.replaced[roots]]
-            found.update(self.reason[roots].tolist())
-            pending += [c for c in (self.first[roots], self.second[roots]) if (c >= 0).any()]
-        return frozenset(self.reasons[i] for i in found if i >= 0)
-
-    def _replace(
-        self,
-        roots: Column,
-        first: Column | int = NONE,
-        second: Column | int = NONE,
-        reason: str = "",
-    ) -> None:
-        self.replaced[roots] = True
-        self.first[roots] = first
-        self.second[roots] = second
-        if reason:
-            if reason not in self.reasons:
-                self.reasons.append(reason)
-            self.reason[roots] = self.reasons.index(reason)
-
-    def _unite(self, a: Column, b: Column) -> None:
-        """Make units one, position by position, where both sides have one."""
-        both = (a >= 0) & (b >= 0)
-        a, b = a[both], b[both]
-        while True:
-            a, b = self.find(a), self.find(b)
-            apart = a != b
-            if not apart.any():
-                return
-            # Of several pairs with the same upper root the last one counts; the rest come next.
-            a, b = a[apart], b[apart]
-            self.parent[np.maximum(a, b)] = np.minimum(a, b)
-
     def _unite_pairs(self, a: tuple[Column, ...], b: tuple[Column, ...]) -> None:
         """Unite columns with columns, the most alike with each other."""
         rest = list(b)
@@ -199,39 +108,45 @@ class Units:
             else:
                 rest.pop(same)
         for column in waiting:
-            own = pattern(column)
-            alike = (i for i, c in enumerate(rest) if np.array_equal(pattern(c), own))
-            other = rest.pop(next(alike, 0))
+            other = rest.pop(self._most_alike(column, rest))
             self._unite(column, other)
 
-    def _lock_lonely(self, a: Axis, b: Axis, reason: str) -> bool:
+    def _most_alike(self, column: Column, among: list[Column]) -> int:
+        if len(among) == 1:
+            return 0
+        own = pattern(column)
+        alike = (i for i, c in enumerate(among) if np.array_equal(pattern(c), own))
+        return next(alike, 0)
+
+    def _lock_lonely(self, a: Axis, b: Axis, known: tuple[Axis, Axis], reason: str) -> bool:
         """Lock units that face a position without any; say whether there were some."""
-        has_a = np.any([column >= 0 for column in a.columns], axis=0)
-        has_b = np.any([column >= 0 for column in b.columns], axis=0)
+        has_a, has_b = occupied(a), occupied(b)
         lonely = has_a != has_b
         if not lonely.any():
             # Two arities pair column by column only where no column has a hole.
             if len(a.columns) == len(b.columns) > 1:
                 return self._lock_holes(a, b, reason)
             return False
-        self._lock_positions(a, lonely, reason)
-        self._lock_positions(b, lonely, reason)
+        # What stands in the way of one axis is what will be told of the other.
+        blockers = np.maximum(*(self._blockers(axis) for axis in known))
+        self._lock_positions(a, lonely, blockers)
+        self._lock_positions(b, lonely, blockers)
         return True
 
     def _lock_holes(self, a: Axis, b: Axis, reason: str) -> bool:
         holes = np.any([column < 0 for column in (*a.columns, *b.columns)], axis=0)
-        has = np.any([column >= 0 for column in a.columns], axis=0)
-        if not (holes & has).any() or same_columns(a, b):
+        if not (holes & occupied(a)).any() or same_columns(a, b):
             return False
         self._lock_positions(a, holes, reason)
         self._lock_positions(b, holes, reason)
         return True
 
-    def _lock_positions(self, axis: Axis, where: NDArray[np.bool_], reason: str) -> None:
+    def _lock_positions(self, axis: Axis, where: NDArray[np.bool_], reason: Column | str) -> None:
+        """Lock the units at some positions, for one reason or that of each position."""
+        numbers = np.full(axis.size, self._index(reason)) if isinstance(reason, str) else reason
         for column in self.resolve(axis).columns:
-            units = column[where]
-            if (units >= 0).any():
-                self._replace(np.unique(units[units >= 0]), reason=reason)
+            present = where & (column >= 0)
+            self._lock(column[present], numbers[present])
 
     def _substitute(self, column: Column, by: tuple[Column, ...], reason: str) -> bool:
         """Replace each unit of a column by the few that stand at its position.
@@ -243,8 +158,7 @@ class Units:
         units, where, inverse = np.unique(column[present], return_index=True, return_inverse=True)
         places = np.flatnonzero(present)
         first = places[where]
-        others = np.unique(np.concatenate(by))
-        own = np.isin(units, others)
+        own = np.isin(units, np.concatenate(by))
         if own.any():
             own_places = np.isin(column, units[own])
             self._lock_positions(Axis(len(column), by), own_places, reason)
@@ -270,13 +184,18 @@ class Units:
             hole = (a < 0) != (b < 0)
             if hole.any():
                 units = np.concatenate([a[hole], b[hole]])
-                self._replace(np.unique(units[units >= 0]), reason=reason)
+                self._lock(units[units >= 0], self._index(reason))
                 return True
             both = (a >= 0) & (a != b)
             if both.any():
                 self._unite(a[both], b[both])
                 changed = True
         return changed
+
+
+def _along(block: NDArray[np.int64], dim: int) -> Column:
+    """Return a block of units along the one dimension in which it varies."""
+    return np.moveaxis(block, dim, 0).reshape(block.shape[dim], -1)[:, 0]
 
 
 __all__ = ["NONE", "Axes", "Axis", "Column", "Units", "concatenate", "kept_mask", "merge", "take"]

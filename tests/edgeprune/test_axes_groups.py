@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgeprune.axes import analyse
+from edgeprune.axes import FrozenAxis, analyse
 from edgeprune.capture import Captured
 
 from .models import TINY
@@ -72,10 +72,10 @@ def test_the_same_model_gives_the_same_groups(capture_of: CaptureOf) -> None:
     assert analyse(dense).groups == analyse(dense).groups
 
 
-def test_what_is_frozen_is_told_by_operator(capture_of: CaptureOf) -> None:
+def test_what_is_frozen_is_told_by_its_cause(capture_of: CaptureOf) -> None:
     frozen = analyse(capture_of("Chain")).frozen
-    assert frozen == {
-        "conv1.weight": ("aten.conv2d.default at conv1",),
-        "head.weight": ("model output",),
-        "head.bias": ("model output",),
-    }
+    assert frozen == (
+        FrozenAxis(parameter="conv1.weight", dim=1, size=3, stuck=3, reasons=("image channels",)),
+        FrozenAxis(parameter="head.weight", dim=0, size=5, stuck=5, reasons=("model output",)),
+        FrozenAxis(parameter="head.bias", dim=0, size=5, stuck=5, reasons=("model output",)),
+    )

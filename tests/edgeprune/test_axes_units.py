@@ -23,8 +23,7 @@ Step = Callable[[Units], None]
 
 def removable(units: Units) -> Iterator[np.ndarray]:
     """Yield every choice of up to two root units to remove, as a mask."""
-    total = len(units.parent)
-    roots = [u for u in range(total) if units.parent[u] == u and not units.replaced[u]]
+    total, roots = units.total, units.roots().tolist()
     for count in range(3):
         for chosen in combinations(roots, count):
             removed = np.zeros(total, np.bool_)
@@ -118,9 +117,9 @@ def test_what_was_once_united_stays_so(seed: int) -> None:
         a, b = (pool[i] for i in rng.choice(len(pool), 2, replace=False))
         units.unify(a, b, "because")
         united.append((a, b))
-    roots = np.flatnonzero((units.parent == np.arange(len(units.parent))) & ~units.replaced)
+    roots = units.roots()
     for _ in range(100):
-        removed = np.zeros(len(units.parent), np.bool_)
+        removed = np.zeros(units.total, np.bool_)
         removed[rng.permutation(roots)[: rng.integers(1, 12)]] = True
         for a, b in united:
             assert gone(units, a, removed) == gone(units, b, removed)
@@ -131,7 +130,7 @@ def test_a_substituted_unit_goes_when_any_of_what_replaced_it_goes() -> None:
     flat = units.fresh_axis(6)
     rows, columns = units.fresh_axis(2), units.fresh_axis(3)
     units.unify(flat, merge([rows, columns]), "because")
-    removed = np.zeros(len(units.parent), np.bool_)
+    removed = np.zeros(units.total, np.bool_)
     removed[rows.columns[0][1]] = True
     assert gone(units, flat, removed) == (False, False, False, True, True, True)
     removed[columns.columns[0][0]] = True
@@ -157,12 +156,43 @@ def test_a_locked_axis_loses_nothing_and_says_why() -> None:
     assert units.reasons_of(b) == {"the reason"}
 
 
-def test_a_frozen_axis_locks_what_it_is_united_with() -> None:
+def test_what_a_frozen_axis_meets_is_frozen_by_the_same_cause() -> None:
+    units = Units()
+    a, b = units.fresh_axis(3), units.fresh_axis(3)
+    units.unify(a, units.stuck_axis(3, "a constant"), "first meeting")
+    units.unify(a, b, "second meeting")
+    assert units.resolve(b).frozen
+    assert units.reasons_of(b) == {"a constant"}
+
+
+def test_what_tokens_meet_is_frozen_without_a_cause() -> None:
     units = Units()
     a = units.fresh_axis(3)
-    units.unify(a, Axis(3), "meets a constant")
+    units.unify(a, Axis(3), "meeting")
     assert units.resolve(a).frozen
-    assert units.reasons_of(a) == {"meets a constant"}
+    assert not units.reasons_of(a)
+
+
+def test_a_cause_survives_moving_about() -> None:
+    units = Units()
+    stuck = units.stuck_axis(2, "the cause")
+    joined = units.join([units.fresh_axis(2), stuck])
+    rows, columns = units.split(joined, (2, 2), "split")
+    for axis in (take(joined, slice(2, 4)), merge([Axis(3), stuck]), columns):
+        other = units.fresh_axis(axis.size)
+        units.unify(axis, other, "meeting")
+        assert units.reasons_of(other) == {"the cause"}
+    assert units.reasons_of(rows) >= {"the cause"}
+
+
+def test_axes_that_share_units_differently_name_their_meeting() -> None:
+    units = Units()
+    a, b = product(units, 2, 3), product(units, 3, 2)
+    rest = units.fresh_axis(6)
+    units.unify(
+        Axis(6, (*a.columns, *b.columns)), Axis(6, (*a.columns, *rest.columns, *b.columns)), "here"
+    )
+    assert units.reasons_of(rest) == {"here"}
 
 
 def test_a_position_without_unit_locks_the_unit_that_faces_it() -> None:

@@ -5,6 +5,7 @@ none freezes what it touches.
 """
 
 from edgeprune.axes.rules import (
+    constants,
     contraction,
     normalisation,
     pointwise,
@@ -13,4 +14,12 @@ from edgeprune.axes.rules import (
     spatial,
 )
 
-__all__ = ["contraction", "normalisation", "pointwise", "reduction", "shape", "spatial"]
+__all__ = [
+    "constants",
+    "contraction",
+    "normalisation",
+    "pointwise",
+    "reduction",
+    "shape",
+    "spatial",
+]

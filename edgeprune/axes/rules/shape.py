@@ -6,9 +6,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from edgeprune.axes.op import Kept, Op, Scaled, rule
+from edgeprune.axes.op import Op, rule
 from edgeprune.axes.rules.pointwise import broadcast
-from edgeprune.axes.units import Axes, Axis, concatenate, merge, take
+from edgeprune.axes.rules.sizes import follow
+from edgeprune.axes.units import Axes, Axis, merge, take
 
 
 @rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten")
@@ -20,10 +21,10 @@ def reshape(op: Op, x: Axes, *rest: object) -> Axes:
     result = tuple(out)
     if "size" in op.arguments or "shape" in op.arguments:
         name = "size" if "size" in op.arguments else "shape"
-        _resize(op, name, result)
+        follow(op, name, result)
     elif "sizes" in op.arguments:
         dim = op.arguments["dim"] % len(x)
-        _resize(op, "sizes", result[dim : dim + len(op.arguments["sizes"])])
+        follow(op, "sizes", result[dim : dim + len(op.arguments["sizes"])])
     return result
 
 
@@ -52,22 +53,6 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int],
                 sizes.append(j)
                 b, j = b * new[j], j + 1
         yield sources, sizes
-
-
-def _resize(op: Op, name: str, axes: Axes) -> None:
-    """State that a list of sizes follows the axes that it describes."""
-
-    def rewrite(kept: Kept) -> dict[str, object]:
-        sizes = list(op.arguments[name])
-        for d, axis in enumerate(axes):
-            new = kept.count(axis)
-            if new == axis.size or (isinstance(sizes[d], int) and sizes[d] == -1):
-                continue
-            is_symbol = isinstance(sizes[d], torch.fx.Node)
-            sizes[d] = Scaled(sizes[d], new) if is_symbol else new
-        return {name: sizes}
-
-    op.on_cut(rewrite)
 
 
 @rule("aten.permute")
@@ -132,7 +117,7 @@ def expand(op: Op, x: Axes, *rest: object) -> Axes:
         if axis.size != size:
             op.lock(axis, why="expanded from size 1")
         out.append(axis if axis.size == size else Axis(size))
-    _resize(op, "size", tuple(out))
+    follow(op, "size", tuple(out))
     return tuple(out)
 
 
@@ -152,7 +137,7 @@ def cat(op: Op, tensors: list[Axes], dim: int) -> Axes:
             if d != dim:
                 op.unify(a, b)
     out = list(tensors[0])
-    out[dim] = concatenate([op.units.resolve(t[dim]) for t in tensors])
+    out[dim] = op.units.join([t[dim] for t in tensors])
     return tuple(out)
 
 
@@ -254,23 +239,9 @@ def pad(op: Op, x: Axes, amounts: list[int], *rest: object) -> Axes:
         if before < 0 or after < 0 or not constant:
             op.lock(x[d], why="padded from its own values, or cropped")
         ends = Axis(max(before, 0)), Axis(max(after, 0))
-        padded = concatenate([ends[0], op.units.resolve(x[d]), ends[1]])
+        padded = op.units.join([ends[0], x[d], ends[1]])
         out[d] = padded if padded.size == op.shape[d] else Axis(op.shape[d])
     return tuple(out)
-
-
-@rule(
-    "aten.arange", "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.scalar_tensor",
-    "aten.linspace", "aten.eye", "aten.meshgrid", "aten.zeros_like", "aten.ones_like",
-    "aten.full_like",
-)  # fmt: skip
-def constant(op: Op, *arguments: object) -> Axes | list[Axes]:
-    """Make constants, whose axes are frozen; what they take the shape of keeps it."""
-    for argument in arguments:
-        if isinstance(argument, tuple) and argument and isinstance(argument[0], Axis):
-            op.lock(*argument, why="shape taken as a constant")
-    made = [tuple(Axis(size) for size in shape) for shape in op.shapes]
-    return made if op.returns_list else made[0]
 
 
 @rule("aten.embedding")
