@@ -10,20 +10,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from edgeprune.comparing import Reference
 from edgeprune.errors import CaptureError, ModelError
 from edgeprune.files import write_json
 from edgeprune.graph_io import FORMAT, VERSION, graph_from_json, graph_to_json
-from edgeprune.module import BATCH_NORM, TRAINING_ARGUMENT, CapturedModule, assemble
+from edgeprune.module import BATCH_NORM, MODULE, TRAINING_ARGUMENT, CapturedModule, assemble
+from edgeprune.outputs import LogitsOnly, Output
+from edgeprune.parametrizations import without_parametrizations
+from edgeprune.refusals import answer, logits_problem, model_problem, sample_problem
 from edgeprune.tensors import aliases, load_tensors, map_tensors, save_tensors, state, trainable
-from edgeprune.tracing import MODULE, trace
-
-EXPORT_TOLERANCE: Final = 1e-4  # relative; the same operators in the same order, so usually 0
+from edgeprune.tracing import trace
+from edgeprune.untouched import evaluating
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,39 +100,54 @@ class Captured:
 
 
 def capture(
-    model: nn.Module, sample: Tensor, *, source: Mapping[str, Any] | None = None
+    model: nn.Module,
+    sample: Tensor,
+    *,
+    source: Mapping[str, Any] | None = None,
+    output: Output = None,
 ) -> Captured:
     """Record the model's evaluation graph with ``torch.export``.
 
-    The model is not changed, and its parameters are copied.
+    The model is not changed, and its parameters are copied, each under its first
+    name. In the captured model dropout follows ``train()`` and ``eval()``, and so
+    do those BatchNorms that own running statistics. Stochastic depth and dropout
+    within attention, the identity in evaluation mode, are gone; parameters that
+    only training needs are left out, and ``notes`` names them. Weights computed
+    from others (weight or spectral normalisation) become plain ones.
 
     Args:
-        model: a classifier that takes one tensor and returns one.
-        sample: a typical input, float (N, C, H, W).
+        model: a classifier of images; further inputs need defaults.
+        sample: a typical input, float (N, C, H, W), on the model's device.
         source: where the model came from, as JSON values; stored with it.
+        output: which of several outputs holds the logits: a name, an index, or a
+            dotted path (``heads.0``). None takes the only one, else ``logits``,
+            ``out`` or ``output``.
 
     Raises:
         CaptureError: the model cannot be exported (the operator or line is
             named), does not return one tensor of logits (N, K), or computes
             something else once exported.
     """
-    _check_sample(sample)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        traced = trace(model, sample)
-        captured = Captured(
-            module=traced.module,
-            sample=sample.detach().clone(),
-            dynamic_batch=traced.dynamic_batch,
-            source=source,
-            notes=traced.notes,
-        )
-        _check_equal(model, captured)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return captured
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if problem := sample_problem(sample) or model_problem(model, sample):
+        raise CaptureError(problem)
+    sample = sample.detach().clone()
+    name = type(model).__name__
+    with evaluating(model):
+        whole = LogitsOnly(model, output)
+        logits = answer(whole, sample, name)
+        if problem := logits_problem(logits, len(sample)):
+            raise CaptureError(problem)
+        plain, notes = without_parametrizations(model)
+        reference = Reference(model=whole, name=name, sample=sample, logits=logits)
+        traced = trace(LogitsOnly(plain, output), reference)
+    return Captured(
+        module=traced.module,
+        sample=sample,
+        dynamic_batch=traced.dynamic_batch,
+        source=source,
+        notes=(*notes, *traced.notes),
+    )
 
 
 def load(folder: str | Path) -> Captured:
@@ -189,41 +206,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ModelError(f"'{path.name}' is damaged: it holds no JSON object")
     return document
-
-
-def _check_sample(sample: Tensor) -> None:
-    if sample.dim() != 4 or not sample.is_floating_point():
-        raise CaptureError(
-            f"the sample is {sample.dtype} of shape {tuple(sample.shape)}; "
-            "give a float tensor (N, C, H, W)"
-        )
-
-
-def _check_equal(model: nn.Module, captured: Captured) -> None:
-    # A batch size that was not traced: one that is baked into the graph shows here.
-    sample = captured.sample
-    if captured.dynamic_batch:
-        sample = torch.cat([sample, sample, sample[:1]])
-    with torch.no_grad():
-        actual = captured.module(sample)
-        (expected,) = pytree.tree_leaves(model(sample.clone()))
-    if actual.dim() != 2 or len(actual) != len(sample):
-        raise CaptureError(
-            f"the model returns a tensor of shape {tuple(actual.shape)}; "
-            f"logits of shape ({len(sample)}, classes) are needed"
-        )
-    if not expected.isfinite().all():
-        raise CaptureError(
-            "the model's logits for the sample are not finite; give a sample and weights "
-            "for which they are"
-        )
-    scale = expected.abs().max().clamp_min(1e-12)
-    error = float((actual - expected).abs().max() / scale)
-    if not error <= EXPORT_TOLERANCE:
-        raise CaptureError(
-            f"the captured graph differs from the model by {error:.1e} relative: the model "
-            "computes something that export does not see (a random number, a global, a hook)"
-        )
 
 
 __all__ = [

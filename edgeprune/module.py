@@ -10,6 +10,7 @@ from typing import Final, cast
 import torch
 from torch import Tensor, fx, nn
 
+MODULE: Final = "module"  # key of a node's meta: the path of the module it came from
 BATCH_NORM: Final = torch.ops.aten.batch_norm.default
 DROPOUTS: Final = (
     torch.ops.aten.dropout.default,

@@ -16,8 +16,9 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from edgeprune.errors import ModelError, UsageError, WeightsError
+from edgeprune.errors import CaptureError, ModelError, UsageError, WeightsError
 from edgeprune.factory import call_factory, first_line
+from edgeprune.outputs import Output, logits_of
 from edgeprune.weights import damp_head, load_weights, timm_head
 
 # For a factory nothing is known: the statistics of ImageNet, and no border cut off.
@@ -43,6 +44,7 @@ class ModelSource:
         image_size: edge of the input in pixels, or None for the model's own.
         arguments: further arguments of the factory, JSON values.
         pretrained: whether timm fetches its own weights.
+        output: which of several outputs holds the logits, as ``capture`` takes it.
         weights: name of the file the weights came from, or None.
         sha256: of that file.
     """
@@ -54,6 +56,7 @@ class ModelSource:
     image_size: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
+    output: Output = None
     weights: str | None = None
     sha256: str | None = None
 
@@ -68,6 +71,7 @@ class ModelSource:
             "image_size": self.image_size,
             "arguments": dict(self.arguments),
             "pretrained": self.pretrained,
+            "output": self.output,
             "weights": self.weights,
             "sha256": self.sha256,
         }
@@ -109,6 +113,7 @@ def model_source(
     image_size: int | None = None,
     arguments: Mapping[str, Any] | None = None,
     pretrained: bool = False,
+    output: Output = None,
 ) -> ModelSource:
     """Read a model's name: one of timm's, ``module:factory`` or ``file.py:factory``.
 
@@ -129,6 +134,7 @@ def model_source(
         image_size=image_size,
         arguments=dict(arguments or {}),
         pretrained=pretrained,
+        output=output,
     )
 
 
@@ -195,16 +201,18 @@ def data_config(model: nn.Module, source: ModelSource) -> dict[str, Any]:
     return config | {"input_size": (source.in_chans, height, width)}
 
 
-def output_problem(model: nn.Module, config: Mapping[str, Any], num_classes: int) -> str | None:
+def output_problem(
+    model: nn.Module, config: Mapping[str, Any], num_classes: int, output: Output = None
+) -> str | None:
     """Run one grey image through, and say why its logits will not do, or None."""
     sample = torch.zeros(1, *config["input_size"])
     try:
         with torch.inference_mode():
-            logits = model.eval()(sample)
+            logits = logits_of(model.eval()(sample), output)
+    except CaptureError as error:
+        return str(error)
     except Exception as error:  # the user's own code runs here
         return f"the model fails on an input of shape {tuple(sample.shape)}: {first_line(error)}"
-    if not isinstance(logits, torch.Tensor):
-        return f"the model returns a {type(logits).__name__}; one tensor of logits is needed"
     if logits.shape == (1, num_classes):
         return None
     return (

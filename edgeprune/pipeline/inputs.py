@@ -98,7 +98,7 @@ def preprocessing_of(built: BuiltModel) -> Preprocessing:
 def _fitting(source: ModelSource, settings: CompressSettings) -> BuiltModel:
     """Open the model; one of the user's own may also take grey images."""
     built = open_model(source, weights=settings.weights, seed=settings.seed)
-    problem = output_problem(built.model, built.config, source.num_classes)
+    problem = output_problem(built.model, built.config, source.num_classes, source.output)
     if problem is None:
         return built
     grey = replace(source, in_chans=1)
@@ -110,7 +110,8 @@ def _fitting(source: ModelSource, settings: CompressSettings) -> BuiltModel:
 
 
 def _runs(built: BuiltModel, config: Mapping[str, Any]) -> bool:
-    return output_problem(built.model, config, built.source.num_classes) is None
+    source = built.source
+    return output_problem(built.model, config, source.num_classes, source.output) is None
 
 
 def _noted(built: BuiltModel, note: str) -> BuiltModel:

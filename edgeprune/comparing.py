@@ -1,0 +1,92 @@
+"""Whether a captured graph computes what the model computes."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgeprune.errors import CaptureError
+from edgeprune.module import DROPOUTS, MODULE, TRAINING_ARGUMENT
+from edgeprune.refusals import answer, first_line
+
+EXPORT_TOLERANCE: Final = 1e-4  # relative; the same operators in the same order, so usually 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """The model, and what it answers.
+
+    Attributes:
+        model: returns logits, in evaluation mode.
+        name: of the model's class, for messages.
+        sample: (N, C, H, W).
+        logits: for the sample, (N, K).
+    """
+
+    model: nn.Module
+    name: str
+    sample: Tensor
+    logits: Tensor
+
+    def problem(self, graph: fx.GraphModule, *, dynamic_batch: bool, drawn: str) -> str | None:
+        """Say how a graph differs from the model, at a batch that was not traced if it may.
+
+        drawn: the operators that drew random numbers when the graph was recorded.
+
+        Raises:
+            CaptureError: the model answers differently each time.
+        """
+        images, expected = self.sample, self.logits
+        if dynamic_batch:
+            # One that is baked into the graph shows here.
+            images = torch.cat([images, images, images[:1]])
+            try:
+                expected = answer(self.model, images, self.name)
+            except CaptureError:
+                return f"the model itself fails at batch {len(images)}"
+        try:
+            with torch.no_grad():
+                actual = graph(images)
+        except RuntimeError as error:
+            return f"the captured graph fails at batch {len(images)}: {first_line(error)}"
+        difference = _difference(actual, expected)
+        if difference <= EXPORT_TOLERANCE:
+            return None
+        self._require_repeatable(drawn)
+        return (
+            f"the captured graph differs from the model by {difference:.1e} relative: the model "
+            "computes something that export does not see (a global, a hook, a number of Python)"
+        )
+
+    def _require_repeatable(self, drawn: str) -> None:
+        again = answer(self.model, self.sample, self.name)
+        if _difference(again, self.logits) <= EXPORT_TOLERANCE:
+            return
+        where = f" ({drawn})" if drawn else ""
+        raise CaptureError(
+            f"{self.name} gives other logits each time it sees the same images, in evaluation mode "
+            f"too{where}: it draws random numbers or counts its calls; make that depend on "
+            "self.training"
+        )
+
+
+def random_operators(graph: fx.Graph) -> str:
+    """Name the operators of a graph that draw random numbers in evaluation mode."""
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        off = node.target in DROPOUTS and not node.args[TRAINING_ARGUMENT[node.target]]
+        if torch.Tag.nondeterministic_seeded in node.target.tags and not off:
+            module = node.meta.get(MODULE, "")
+            name = node.target._schema.name.partition("::")[2]
+            found[f"{name} at '{module}'" if module else name] = None
+    return ", ".join(found)
+
+
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    if actual.shape != expected.shape:
+        return float("inf")
+    scale = expected.abs().max().clamp_min(1e-12)
+    return float((actual - expected).abs().max() / scale)

@@ -1,0 +1,119 @@
+"""Weights that are computed from other weights, made plain.
+
+Weight and spectral normalisation, orthogonal matrices and masks of torch's own
+pruning compute a weight anew in every forward. A cut needs the weight itself.
+Invariant: the user's model keeps its parametrizations; a copy loses them.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from edgeprune.errors import CaptureError
+
+SHOWN = 3
+
+
+class Computed(NamedTuple):
+    """A tensor that a module computes, by what, and how to make it plain."""
+
+    tensor: str
+    by: str
+    remove: Callable[[], object]
+
+
+def without_parametrizations(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the model with plain weights, and a note for what was done.
+
+    The model itself if all its weights are plain, otherwise a copy in the same mode.
+
+    Raises:
+        CaptureError: the model cannot be copied.
+    """
+    if next(_computed(model), None) is None:
+        return model, ()
+    plain = _copy(model)
+    found: dict[str, list[str]] = {}
+    for computed in list(_computed(plain)):
+        with torch.no_grad():
+            computed.remove()
+        found.setdefault(computed.by, []).append(computed.tensor)
+    return plain, tuple(_note(by, tensors) for by, tensors in found.items())
+
+
+def _computed(model: nn.Module) -> Iterator[Computed]:
+    for path, module in model.named_modules():
+        yield from _parametrized(path, module)
+        for hook in list(module._forward_pre_hooks.values()):
+            computed = _hooked(path, module, hook)
+            if computed is not None:
+                yield computed
+
+
+def _parametrized(path: str, module: nn.Module) -> Iterator[Computed]:
+    lists = getattr(module, "parametrizations", None)
+    if not isinstance(lists, nn.ModuleDict) or not parametrize.is_parametrized(module):
+        return
+    for name, parts in lists.items():
+        by = ", ".join(type(part).__name__.lstrip("_") for part in parts.children())
+        yield Computed(_join(path, name), by, _remover(module, name))
+
+
+def _remover(module: nn.Module, name: str) -> Callable[[], object]:
+    return lambda: parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def _hooked(path: str, module: nn.Module, hook: object) -> Computed | None:
+    """Recognise the older way, by a hook before every forward."""
+    match hook:
+        case WeightNorm(name=name):
+            return Computed(
+                _join(path, name), "WeightNorm", lambda: remove_weight_norm(module, name)
+            )
+        case SpectralNorm(name=name):
+            return Computed(
+                _join(path, name), "SpectralNorm", lambda: remove_spectral_norm(module, name)
+            )
+        case prune.BasePruningMethod():
+            name = str(hook._tensor_name)
+            return Computed(_join(path, name), "pruning", lambda: _unpruned(module, name))
+        case _:
+            return None
+
+
+def _unpruned(module: nn.Module, name: str) -> nn.Module:
+    pruned: nn.Module = prune.remove(module, name)  # type: ignore[no-untyped-call]
+    return pruned
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Copy a model; tensors that a hook computed, which torch refuses to copy, by value."""
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # the user's own objects may refuse
+        raise CaptureError(
+            f"{type(model).__name__} has weights computed from others and cannot be copied "
+            f"({type(error).__name__}): remove the parametrizations from it before capturing"
+        ) from error
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _note(by: str, tensors: list[str]) -> str:
+    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
+    names = ", ".join(f"'{tensor}'" for tensor in tensors[:SHOWN])
+    return f"{by} was computed once and its result captured as a plain weight: {names}{more}"
