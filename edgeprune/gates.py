@@ -7,9 +7,10 @@ normalisation does upstream. In between everything is smooth, so attribution to
 a unit is attribution to an input like any other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +18,29 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from edgeprune.axes.analysis import Analysis, analyse
-from edgeprune.axes.op import bind
+from edgeprune.axes.op import Reader, bind
 from edgeprune.axes.units import Axis
 from edgeprune.capture import Captured
 from edgeprune.errors import EdgepruneError
 from edgeprune.layout import Layout, sample_layouts
-
-LAYER_NORM: Final = torch.ops.aten.layer_norm.default
-GROUP_NORM: Final = torch.ops.aten.group_norm.default
+from edgeprune.weighted import run_weighted
 
 Slots = tuple[Tensor, ...]  # per column, the gate of each position: (size,) of int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated:
+    """A dimension of an operand that gates go to; ``item`` tells which of a list of tensors."""
+
+    argument: str
+    item: int | None
+    dim: int
+    slots: Slots
+
+    def of(self, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a tensor or its node
+        """Pick the operand out of an operator's arguments."""
+        found = arguments[self.argument]
+        return found if self.item is None else found[self.item]
 
 
 class GatedModel(nn.Module):
@@ -43,8 +57,8 @@ class GatedModel(nn.Module):
         self.analysis = analysis or analyse(captured)
         self.module = captured.module
         self.total = sum(group.size for group in self.analysis.groups)
-        self.operands = self._operands()
-        self.statistics = self._statistics()
+        self.operands = self._gated(self.analysis.findings.readers)
+        self.statistics = self._gated(self.analysis.findings.statistics)
 
     def forward(self, images: Tensor, gates: Tensor) -> Tensor:
         """Run images (N, C, H, W) with gates (1, U) for all or (N, U), one row per image."""
@@ -52,7 +66,16 @@ class GatedModel(nn.Module):
             raise EdgepruneError(
                 f"{len(gates)} rows of gates for {len(images)} images; give one row, or one each"
             )
-        return self.interpreter(gates).run(images)  # type: ignore[no-any-return]
+        if len(gates) == 1 or self.by_sample:
+            return self.interpreter(gates).run(images)  # type: ignore[no-any-return]
+        rows = zip(images.split(1), gates.split(1), strict=True)
+        return torch.cat([self._alone(image, row) for image, row in rows])
+
+    def _alone(self, image: Tensor, gates: Tensor) -> Tensor:
+        """Run one image, as often as a batch must hold it."""
+        count = 1 if self.captured.dynamic_batch else len(self.captured.sample)
+        out: Tensor = self.interpreter(gates).run(image.expand(count, -1, -1, -1))
+        return out[:1]
 
     def interpreter(self, gates: Tensor) -> "GatedInterpreter":
         """Return what runs the graph under these gates."""
@@ -81,35 +104,39 @@ class GatedModel(nn.Module):
         parts = torch.split(values, sizes, dim=-1)
         return {g.name: part for g, part in zip(self.analysis.groups, parts, strict=True)}
 
-    def _operands(self) -> dict[str, list[tuple[str, int, Slots]]]:
-        found: dict[str, list[tuple[str, int, Slots]]] = {}
-        for reader in self.analysis.findings.readers:
-            slots = self._slots(reader.axis)
-            if slots:
-                found.setdefault(reader.node, []).append((reader.argument, reader.dim, slots))
-        return found
-
-    def _statistics(self) -> dict[str, Slots]:
-        """Slots of the channels of every normalisation whose statistics span units."""
-        found: dict[str, Slots] = {}
-        for node, axis in self.analysis.findings.statistics:
-            slots = self._slots(axis)
-            if slots:
-                found[node] = slots
+    def _gated(self, places: Iterable[Reader]) -> dict[str, list[Gated]]:
+        """List by operator what gates go to, where any unit can be removed."""
+        found: dict[str, list[Gated]] = {}
+        for place in places:
+            if slots := self._slots(place.axis):
+                gated = Gated(argument=place.argument, item=place.item, dim=place.dim, slots=slots)
+                found.setdefault(place.node, []).append(gated)
         return found
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:
         """How samples lie in each operand that carries gates, by the node that makes it."""
-        graph = self.module.graph
-        gated = {node: bind(node) for node in graph.nodes if node.name in self.operands}
-        read = {
-            bound[argument].name
-            for node, bound in gated.items()
-            for argument, _, _ in self.operands[node.name]
-        }
-        normalised = {node.args[0].name for node in graph.nodes if node.name in self.statistics}
-        return sample_layouts(self.captured, self.analysis, read | normalised)
+        return sample_layouts(self.captured, self.analysis, {n for n, _ in self._carriers()})
+
+    @cached_property
+    def by_sample(self) -> bool:
+        """Whether every operand that carries gates holds one part per image.
+
+        A weight that is standardised, or the recurrent weight of an LSTM, is
+        the same for all images, so it takes one row of gates at a time.
+        """
+        return all(
+            node in self.layouts and self.layouts[node].dim != gated.dim
+            for node, gated in self._carriers()
+        )
+
+    def _carriers(self) -> list[tuple[str, Gated]]:
+        """List what carries gates with the node that makes it."""
+        return [
+            (gated.of(bind(node)).name, gated)
+            for node in self.module.graph.nodes
+            for gated in (*self.operands.get(node.name, ()), *self.statistics.get(node.name, ()))
+        ]
 
     def _slots(self, axis: Axis) -> Slots:
         columns = self.analysis.units.resolve(axis).columns
@@ -139,21 +166,25 @@ class GatedInterpreter(fx.Interpreter):
         if n.name in self.model.operands:
             args, kwargs = self._gated(n, args, kwargs)
         if n.name in self.model.statistics:
-            weights = self.weights(self.model.statistics[n.name])
-            return self.normalise(n, _named(n, args, kwargs), weights)
+            named = _named(n, args, kwargs)
+            return self.weigh(n, named, self._statistic_weights(n, named))
         return self.compute(n, args, kwargs)
 
     def compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run an operator on operands that already carry their gates."""
         return self.call_function(node.target, args, kwargs)
 
-    def normalise(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Tensor:
-        """Normalise with statistics weighted by gates, (S, C)."""
-        x = arguments["input"]
-        if node.target is GROUP_NORM:
-            return _group_norm(arguments, self.along(weights, node, "input", x, 1))
-        gate = self.along(weights, node, "input", x, x.dim() - 1)
-        return _layer_norm(arguments, gate, centred=node.target is LAYER_NORM)
+    def weigh(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Any:  # noqa: ANN401
+        """Run an operator with its statistics weighted by what broadcasts to its first operand."""
+        return run_weighted(node.target, arguments, weights)
+
+    def _statistic_weights(self, node: fx.Node, arguments: dict[str, Any]) -> Tensor:
+        product: Tensor | None = None
+        for gated in self.model.statistics[node.name]:
+            weights = self.along(node, gated, gated.of(arguments))
+            product = weights if product is None else product * weights
+        assert product is not None  # noqa: S101 - no entry is empty
+        return product
 
     def weights(self, slots: Slots) -> Tensor:
         """Return the product of the gates of each position, (S, size)."""
@@ -162,31 +193,36 @@ class GatedInterpreter(fx.Interpreter):
             product = product * self.gates[:, column.to(self.gates.device)]
         return product
 
-    def along(
-        self, weights: Tensor, node: fx.Node, argument: str, value: Tensor, dim: int
-    ) -> Tensor:
-        """Shape weights (S, size) so that they multiply an operand along ``dim`` by sample."""
+    def along(self, node: fx.Node, gated: Gated, value: Tensor) -> Tensor:
+        """Shape the weights of an operand's dimension so that they multiply it by sample."""
+        weights = self.weights(gated.slots)
         shape = [1] * value.dim()
-        shape[dim] = value.shape[dim]
+        shape[gated.dim] = value.shape[gated.dim]
         if len(weights) == 1:
             return weights.reshape(shape)
-        layout = self.model.layouts.get(bind(node)[argument].name)
-        if layout is None or layout.dim == dim or value.shape[layout.dim] % len(weights):
+        layout = self.model.layouts.get(gated.of(bind(node)).name)
+        if layout is None or layout.dim == gated.dim or value.shape[layout.dim] % len(weights):
             raise EdgepruneError(
                 f"gates for {len(weights)} samples meet a tensor of shape {tuple(value.shape)} at "
                 f"'{node.name}' that is not laid out by sample; score one sample at a time"
             )
         shape[layout.dim] = value.shape[layout.dim]
         weights = layout.spread(weights, value.shape[layout.dim])
-        return (weights if layout.dim < dim else weights.T).reshape(shape)
+        return (weights if layout.dim < gated.dim else weights.T).reshape(shape)
 
     def _gated(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         named = _named(node, args, kwargs)
-        for argument, dim, slots in self.model.operands[node.name]:
-            value = named[argument]
-            named[argument] = value * self.along(self.weights(slots), node, argument, value, dim)
+        for gated in self.model.operands[node.name]:
+            value = gated.of(named)
+            value = value * self.along(node, gated, value)
+            if gated.item is None:
+                named[gated.argument] = value
+            else:
+                operands = list(named[gated.argument])
+                operands[gated.item] = value
+                named[gated.argument] = operands
         positional = tuple(named[key] for key in list(named)[: len(args)])
         return positional, {key: named[key] for key in kwargs}
 
@@ -196,41 +232,3 @@ def _named(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     bound = bind(node)
     bound.update(zip(names, args, strict=False))
     return bound | kwargs
-
-
-def _layer_norm(arguments: dict[str, Any], gate: Tensor, *, centred: bool) -> Tensor:
-    """LayerNorm or RMSNorm over the last axis, (…, C), with weighted statistics."""
-    x = arguments["input"]
-    total = _not_zero(gate.sum(-1, keepdim=True))
-    if centred:
-        x = x - (x * gate).sum(-1, keepdim=True) / total
-    variance = (x.square() * gate).sum(-1, keepdim=True) / total
-    eps = arguments["eps"]
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    return _affine(x * torch.rsqrt(variance + eps), arguments, -1)
-
-
-def _group_norm(arguments: dict[str, Any], gate: Tensor) -> Tensor:
-    """GroupNorm over channels within each group and all positions, weighted."""
-    x, groups = arguments["input"], arguments["num_groups"]
-    parts = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
-    gate = gate.reshape(-1, groups, x.shape[1] // groups, 1)
-    total = _not_zero(gate.sum(2, keepdim=True) * parts.shape[-1])
-    parts = parts - (parts * gate).sum((2, 3), keepdim=True) / total
-    variance = (parts.square() * gate).sum((2, 3), keepdim=True) / total
-    normal = parts * torch.rsqrt(variance + arguments["eps"])
-    return _affine(normal.reshape(x.shape), arguments, 1)
-
-
-def _not_zero(total: Tensor) -> Tensor:
-    """Spare a division by 0 what has lost all its units: nobody reads it."""
-    return total.where(total != 0, 1)
-
-
-def _affine(x: Tensor, arguments: dict[str, Any], dim: int) -> Tensor:
-    shape = [1] * x.dim()
-    shape[dim] = -1
-    weight, bias = arguments.get("weight"), arguments.get("bias")
-    if weight is not None:
-        x = x * weight.reshape(shape)
-    return x if bias is None else x + bias.reshape(shape)

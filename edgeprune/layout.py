@@ -2,8 +2,8 @@
 
 Most values are (N, …). Attention by hand merges heads into the batch, PyTorch's
 own puts tokens first and then merges both, so a size alone does not tell how
-samples lie. Where it does not, one of two runs has another last image, and the
-positions that differ are that image's.
+samples lie. Where it does not, one run has another first image and one another
+last, and the positions that differ are that image's.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,15 +19,15 @@ from edgeprune.capture import Captured
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Samples along ``dim``, the positions of one side by side or a whole batch apart."""
+    """Samples along ``dim``: ``blocks`` times all samples, each with its positions side by side."""
 
     dim: int
-    together: bool
+    blocks: int
 
     def spread(self, weights: Tensor, size: int) -> Tensor:
         """Repeat weights (S, C) for each position of a dimension of this size: (size, C)."""
-        times = size // len(weights)
-        return weights.repeat_interleave(times, 0) if self.together else weights.repeat(times, 1)
+        positions = size // (self.blocks * len(weights))
+        return weights.repeat_interleave(positions, 0).repeat(self.blocks, 1)
 
 
 def sample_layouts(
@@ -38,33 +38,47 @@ def sample_layouts(
     for name in nodes if captured.dynamic_batch else ():
         shape = analysis.shapes[name]
         if isinstance(shape, tuple) and shape.count(analysis.batch) == 1:
-            found[name] = Layout(dim=shape.index(analysis.batch), together=True)
+            found[name] = Layout(dim=shape.index(analysis.batch), blocks=1)
     unclear = frozenset(nodes) - found.keys()
     return found | _probe(captured, unclear) if unclear else found
 
 
 def _probe(captured: Captured, nodes: frozenset[str]) -> dict[str, Layout]:
+    """Change the first image, then the last, and see which positions differ."""
     count = 2 if captured.dynamic_batch else len(captured.sample)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count + 1, *captured.sample.shape[1:], generator=generator)
+    images = torch.randn(count + 2, *captured.sample.shape[1:], generator=generator)
     device = next(captured.module.parameters()).device
     images = images.to(device, captured.sample.dtype)
-    one = _values(captured, images[:count], nodes)
-    other = _values(captured, torch.cat([images[: count - 1], images[count:]]), nodes)
-    layouts = {name: _layout(one[name] != other[name], count) for name in one}
+    before = _values(captured, images[:count], nodes)
+    first = _values(captured, torch.cat([images[count : count + 1], images[1:count]]), nodes)
+    last = _values(captured, torch.cat([images[: count - 1], images[count + 1 :]]), nodes)
+    layouts = {
+        name: _layout(first[name] != value, last[name] != value, count)
+        for name, value in before.items()
+    }
     return {name: layout for name, layout in layouts.items() if layout is not None}
 
 
-def _layout(differs: Tensor, count: int) -> Layout | None:
-    """Find the dimension of which only the last sample's positions differ."""
-    for dim, size in enumerate(differs.shape):
-        hit = differs.movedim(dim, 0).reshape(size, -1).any(1)
-        if size % count or not hit.any():
+def _layout(first: Tensor, last: Tensor, count: int) -> Layout | None:
+    """Find the dimension of which only one sample's positions differ with that sample.
+
+    Args:
+        first: which values differ with the first sample, of bool.
+        last: which differ with the last.
+        count: number of samples.
+    """
+    for dim, size in enumerate(first.shape):
+        if size % count:
             continue
-        if not hit[: size - size // count].any():
-            return Layout(dim=dim, together=True)
-        if not hit.reshape(-1, count)[:, :-1].any():
-            return Layout(dim=dim, together=False)
+        hits = [value.movedim(dim, 0).reshape(size, -1).any(1) for value in (first, last)]
+        if not all(hit.any() for hit in hits):
+            continue
+        for blocks in range(1, size // count + 1):
+            if (size // count) % blocks == 0:
+                by_sample = [hit.reshape(blocks, count, -1).any(2).any(0) for hit in hits]
+                if not by_sample[0][1:].any() and not by_sample[1][:-1].any():
+                    return Layout(dim=dim, blocks=blocks)
     return None
 
 

@@ -24,19 +24,21 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A place where units are contracted: where their value is used.
+    """A place where the value of units is used: contracted, or part of a statistic.
 
     Attributes:
         node: name of the operator.
         module: path of the module that it came from.
         argument: name of the operand in the operator's schema.
+        item: which one, when that argument is a list of tensors.
         dim: dimension of the operand.
-        axis: that dimension, with only the columns that are contracted here.
+        axis: that dimension, with only the columns that are used here.
     """
 
     node: str
     module: str
     argument: str
+    item: int | None
     dim: int
     axis: Axis
 
@@ -103,7 +105,7 @@ class Findings:
     readers: list[Reader] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
-    statistics: list[tuple[str, Axis]] = field(default_factory=list)
+    statistics: list[Reader] = field(default_factory=list)
     marks: list[tuple[str, Axis]] = field(default_factory=list)
     producers: list[tuple[str, str, Axis]] = field(default_factory=list)
     sizes: dict[str, Axis] = field(default_factory=dict)
@@ -170,16 +172,23 @@ class Op:
         """Split an axis as a reshape would."""
         return self.units.split(axis, sizes, self.where)
 
-    def reads(self, argument: str, dim: int, axis: Axis) -> None:
+    def reads(self, argument: str, dim: int, axis: Axis, *, item: int | None = None) -> None:
         """State that an operand's dimension is contracted, and by which columns."""
-        module = self.node.meta.get("module", "")
-        self.findings.readers.append(
-            Reader(node=self.node.name, module=module, argument=argument, dim=dim, axis=axis)
-        )
+        self.findings.readers.append(self._use(argument, item, dim, axis))
 
-    def averages(self, axis: Axis) -> None:
-        """State that the operator takes statistics over an axis."""
-        self.findings.statistics.append((self.node.name, axis))
+    def averages(self, argument: str, dim: int, axis: Axis) -> None:
+        """State that statistics run over an operand's dimension, so that gates weigh them."""
+        self.findings.statistics.append(self._use(argument, None, dim, axis))
+
+    def _use(self, argument: str, item: int | None, dim: int, axis: Axis) -> Reader:
+        return Reader(
+            node=self.node.name,
+            module=self.node.meta.get("module", ""),
+            argument=argument,
+            item=item,
+            dim=dim,
+            axis=axis,
+        )
 
     def costs(self, constant: int, *axes: Axis) -> None:
         """State the multiply-accumulates: a constant times kept sizes, the batch among them."""
@@ -218,10 +227,15 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def rule_for(target: object) -> Rule | None:
     """Find the rule of an operator; its in-place form shares it."""
+    return RULES.get(plain_name(target))
+
+
+def plain_name(target: object) -> str:
+    """Name an operator without overload or underscore, as in ``aten.relu``; empty for others."""
     if not isinstance(target, torch._ops.OpOverload):
-        return None
+        return ""
     namespace, _, name = target._schema.name.partition("::")
-    return RULES.get(f"{namespace}.{name.rstrip('_')}")
+    return f"{namespace}.{name.rstrip('_')}"
 
 
 def describe(node: fx.Node) -> str:

@@ -67,9 +67,11 @@ def test_a_layer_norm_with_a_gate_of_zero_is_that_of_the_other_channels(
     node = next(n for n in dense.module.graph.nodes if n.name == "layer_norm")
     x = torch.randn(2, 10, 12)
     weight, bias = torch.rand(12), torch.rand(12)
-    arguments = {"input": x, "weight": weight, "bias": bias, "eps": 1e-5}
-    slots = gated.statistics["layer_norm"]
-    normal = interpreter.normalise(node, arguments, interpreter.weights(slots))
+    (gates,) = gated.statistics["layer_norm"]
+    arguments = {
+        "input": x, "normalized_shape": [12], "weight": weight, "bias": bias, "eps": 1e-5,
+    }  # fmt: skip
+    normal = interpreter.weigh(node, arguments, interpreter.along(node, gates, x))
     kept = torch.from_numpy(keep)
     expected = F.layer_norm(x[..., kept], (10,), weight[kept], bias[kept])
     assert torch.allclose(normal[..., kept], expected, atol=1e-5)

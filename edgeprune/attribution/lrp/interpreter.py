@@ -3,7 +3,7 @@
 Invariant: values are those of the gated model, only gradients differ.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +13,9 @@ from edgeprune.attribution.lrp.rules import RULES, halved, normalised
 from edgeprune.attribution.operators import operation
 from edgeprune.axes.op import bind
 from edgeprune.gates import GatedInterpreter, GatedModel
+from edgeprune.weighted import affine
+
+NORMALISATIONS: Final = frozenset({"layer_norm", "rms_norm", "group_norm"})
 
 
 class LrpInterpreter(GatedInterpreter):
@@ -45,9 +48,10 @@ class LrpInterpreter(GatedInterpreter):
     def compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run an operator and give it the backward of its rule."""
         name = operation(node)
-        if name in ("layer_norm", "rms_norm", "group_norm"):
+        if name in NORMALISATIONS:
             arguments = _by_name(node, args, kwargs)
-            return _normalise(name, arguments, torch.ones_like(arguments["input"][:1]))
+            ones = torch.ones([1] * arguments["input"].dim()).to(arguments["input"])
+            return _normalise(name, arguments, ones)
         result = super().compute(node, args, kwargs)
         if node.name in self.paths.shared:
             return halved(args[0], result, self.epsilon, 0)
@@ -56,19 +60,20 @@ class LrpInterpreter(GatedInterpreter):
             return result
         return rule(args[0], result, self.epsilon, self.paths.images.get(node.name, 0))
 
-    def normalise(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Tensor:
-        """Normalise with the deviation held constant; weights are (S, C)."""
-        name, x = operation(node), arguments["input"]
-        dim = 1 if name == "group_norm" else x.dim() - 1
-        return _normalise(name, arguments, self.along(weights, node, "input", x, dim))
+    def weigh(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Any:  # noqa: ANN401
+        """Normalise with the deviation held constant; other statistics keep their gradient."""
+        name = operation(node)
+        if name in NORMALISATIONS:
+            return _normalise(name, arguments, weights)
+        return super().weigh(node, arguments, weights)
 
     def _read_on_trunk(self) -> Tensor:
         """Tell which gates something on the trunk reads, (U + 1,) of bool."""
         found = torch.zeros(self.gates.shape[1], dtype=torch.bool)
         for name, operands in self.model.operands.items():
             if name in self.paths.readers:
-                for _, _, slots in operands:
-                    for column in slots:
+                for gated in operands:
+                    for column in gated.slots:
                         found[column] = True
         return found.to(self.gates.device)
 
@@ -81,18 +86,11 @@ def _normalise(name: str, arguments: dict[str, Any], gates: Tensor) -> Tensor:
         split = (arguments["num_groups"], x.shape[1] // arguments["num_groups"], -1)
         parts, gates = x.reshape(len(x), *split), gates.expand_as(x).reshape(len(x), *split)
         normal = normalised(parts, gates, (2, 3), epsilon=eps, centred=True).reshape(x.shape)
-        return _affine(normal, arguments, (-1, *[1] * (x.dim() - 2)))
+        return affine(normal, arguments, (-1, *[1] * (x.dim() - 2)))
     shape = tuple(arguments["normalized_shape"])
     dims = tuple(range(x.dim() - len(shape), x.dim()))
     normal = normalised(x, gates, dims, epsilon=eps, centred=name == "layer_norm")
-    return _affine(normal, arguments, shape)
-
-
-def _affine(x: Tensor, arguments: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    weight, bias = arguments.get("weight"), arguments.get("bias")
-    if weight is not None:
-        x = x * weight.reshape(shape)
-    return x if bias is None else x + bias.reshape(shape)
+    return affine(normal, arguments, shape)
 
 
 def _by_name(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

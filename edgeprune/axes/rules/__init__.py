@@ -5,21 +5,20 @@ none freezes what it touches.
 """
 
 from edgeprune.axes.rules import (
+    attention,
     constants,
     contraction,
+    einsum,
     normalisation,
     pointwise,
+    products,
+    recurrent,
     reduction,
     shape,
     spatial,
 )
 
 __all__ = [
-    "constants",
-    "contraction",
-    "normalisation",
-    "pointwise",
-    "reduction",
-    "shape",
-    "spatial",
-]
+    "attention", "constants", "contraction", "einsum", "normalisation", "pointwise", "products", "recurrent",
+    "reduction", "shape", "spatial",
+]  # fmt: skip

@@ -1,35 +1,51 @@
-"""Operators that normalise: statistics over an axis, or parameters along it."""
+"""Operators that normalise: statistics over axes, and parameters along them."""
 
 from edgeprune.axes.op import Op, rule
 from edgeprune.axes.units import Axes, merge
 
 
-@rule("aten.batch_norm", "aten.instance_norm")
+@rule("aten.batch_norm")
 def batch_norm(op: Op, x: Axes, *rest: object) -> Axes:
     """Tie weight, bias, running mean and running variance to the channels.
 
-    Without running statistics (an instance, a weight to standardise) they are
-    taken over all other axes, which therefore lose nothing.
+    In training form (a weight that is standardised) statistics run over all
+    other axes.
     """
-    for parameter in rest[:4]:
+    _tie(op, x, rest[:4])
+    if rest[4]:
+        for d, axis in enumerate(x):
+            if d != 1:
+                op.averages("input", d, axis)
+    return x
+
+
+@rule("aten.instance_norm")
+def instance_norm(op: Op, x: Axes, *rest: object) -> Axes:
+    """Tie what belongs to channels; statistics run over all axes behind them."""
+    _tie(op, x, rest[:4])
+    if rest[4]:
+        for d, axis in enumerate(x[2:], 2):
+            op.averages("input", d, axis)
+    return x
+
+
+def _tie(op: Op, x: Axes, parameters: tuple[object, ...]) -> None:
+    for parameter in parameters:
         if isinstance(parameter, tuple):
             op.unify(x[1], parameter[0])
-    if rest[4]:
-        op.lock(x[0], *x[2:], why="statistics over these axes")
-    return x
 
 
 @rule("aten.layer_norm", "aten.rms_norm")
 def layer_norm(op: Op, x: Axes, normalized: list[int], *rest: Axes | None) -> Axes:
     """Tie weight and bias to the trailing axes, over which the statistics are taken."""
-    trailing = x[len(x) - len(normalized) :]
+    first = len(x) - len(normalized)
+    trailing = x[first:]
     for parameter in rest[:2]:
         if isinstance(parameter, tuple):
             for axis, own in zip(trailing, parameter, strict=True):
                 op.unify(axis, own)
-    if len(trailing) > 1:
-        op.lock(*trailing, why="statistics over several axes")
-    op.averages(x[-1])
+    for d, axis in enumerate(trailing, first):
+        op.averages("input", d, axis)
     op.on_cut(lambda kept: {"normalized_shape": [kept.count(axis) for axis in trailing]})
     return x
 
@@ -47,15 +63,20 @@ def group_norm(
     for parameter in (weight, bias):
         if parameter is not None:
             op.unify(channels, parameter[0])
-    op.averages(channels)
+    for d, axis in enumerate((channels, *x[2:]), 1):
+        op.averages("input", d, axis)
     return (x[0], channels, *x[2:])
 
 
-@rule("aten.softmax", "aten.log_softmax", "aten._softmax")
-def softmax(op: Op, x: Axes, dim: int, *rest: object) -> Axes:
-    """Keep every axis but the one that is normalised."""
-    op.lock(x[dim], why="normalised axis")
-    return x
+@rule("aten._weight_norm")
+def weight_norm(op: Op, v: Axes, g: Axes, dim: int) -> Axes:
+    """Tie the lengths to the axis that has one each; lengths run over all other axes."""
+    for d, (axis, length) in enumerate(zip(v, g, strict=True)):
+        if d == dim:
+            op.unify(axis, length)
+        else:
+            op.averages("v", d, axis)
+    return v
 
 
-__all__ = ["batch_norm", "group_norm", "layer_norm", "softmax"]
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "weight_norm"]

@@ -1,24 +1,121 @@
-"""Operators that reduce axes: reduced axes lose nothing."""
+"""Operators that reduce axes: what they compute over units follows the gates.
+
+A sum gets nothing from a position that is 0, so it reads its axis. Any other
+statistic is weighted by the gates. What answers with positions instead of
+values, or with which value is where, cannot lose any.
+"""
+
+from collections.abc import Collection
 
 from edgeprune.axes.op import Op, rule
+from edgeprune.axes.rules.pointwise import broadcast, is_axes
 from edgeprune.axes.units import Axes, Axis
 
 
+@rule("aten.sum", "aten.nansum", "aten.count_nonzero")
+def total(op: Op, x: Axes, dim: list[int] | int | None = None, *rest: object) -> Axes:
+    """Read the reduced axes: a position that is 0 adds nothing."""
+    dims = _dims(x, dim)
+    for d in dims:
+        op.reads("self", d, x[d])
+    return _reduced(op, x, dims)
+
+
+@rule("aten.linalg_vector_norm", "aten.norm")
+def norm(op: Op, x: Axes, order: float | None, dim: object = None, *rest: object) -> Axes:
+    """Read the reduced axes; of orders that are not positive 0 changes the norm."""
+    dims = _dims(x, dim)
+    positive = order is None or (isinstance(order, int | float) and order > 0)
+    for d in dims:
+        if positive:
+            op.reads("self", d, x[d])
+        else:
+            op.lock(x[d], why=f"norm of order {order}")
+    return _reduced(op, x, dims)
+
+
 @rule(
-    "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.var", "aten.std", "aten.prod",
-    "aten.any", "aten.all", "aten.argmax", "aten.argmin",
+    "aten.mean", "aten.amax", "aten.amin", "aten.var", "aten.std", "aten.var_mean",
+    "aten.std_mean", "aten.prod", "aten.logsumexp",
 )  # fmt: skip
-def reduce(op: Op, x: Axes, dim: list[int] | int | None = None, *rest: object) -> Axes:
-    """Lock the reduced axes, which leave or stay with size 1."""
-    if isinstance(dim, bool) or not isinstance(dim, int | list) or dim == []:
-        dims = list(range(len(x)))
+def statistic(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
+    """Weigh what the statistic is taken over by its gates."""
+    dims = _dims(x, op.arguments.get("dim"))
+    for d in dims:
+        op.averages("self", d, x[d])
+    out = _reduced(op, x, dims)
+    return [out for _ in op.shapes] if op.returns_list else out
+
+
+@rule("aten.max", "aten.min")
+def extreme(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
+    """Weigh the reduced axis, unless positions are asked for as well; or compare two tensors."""
+    if rest and is_axes(rest[0]):
+        return broadcast(op, [x, rest[0]])
+    if op.returns_list and _positions_are_used(op):
+        return positions(op, x, op.arguments["dim"])
+    return statistic(op, x)
+
+
+def _positions_are_used(op: Op) -> bool:
+    return any(user.users for user in op.node.users if user.args[1] == 1)
+
+
+@rule(
+    "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.median", "aten.mode",
+    "aten.kthvalue", "aten.topk", "aten.sort", "aten.argsort", "aten.cummax", "aten.cummin",
+)  # fmt: skip
+def positions(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
+    """Lock the axis along which positions are compared."""
+    dims = _dims(x, op.arguments.get("dim"))
+    op.lock(*(x[d] for d in dims), why="positions are compared")
+    if len(op.shape) != len(x):
+        out = _reduced(op, x, dims)
     else:
-        dims = [d % len(x) for d in ([dim] if isinstance(dim, int) else dim)]
-    op.lock(*(x[d] for d in dims), why="reduced axis")
+        out = tuple(Axis(op.shape[d]) if d in dims else axis for d, axis in enumerate(x))
+    return [out for _ in op.shapes] if op.returns_list else out
+
+
+@rule("aten.cumsum")
+def running_sum(op: Op, x: Axes, dim: int, *rest: object) -> Axes:
+    """Read the axis that is summed along, which stays."""
+    op.reads("self", dim % len(x), x[dim])
+    return x
+
+
+@rule("aten.cumprod", "aten.softmax", "aten.log_softmax", "aten._softmax")
+def along(op: Op, x: Axes, dim: int, *rest: object) -> Axes:
+    """Weigh the axis that is normalised or multiplied along, which stays."""
+    op.averages("self", dim % len(x), x[dim])
+    return x
+
+
+@rule("aten.cosine_similarity")
+def cosine(op: Op, x: Axes, y: Axes, dim: int, *rest: object) -> Axes:
+    """Contract one axis of both operands, and of their lengths."""
+    out = broadcast(op, [x, y])
+    dim %= len(out)
+    for argument, operand in zip(("x1", "x2"), (x, y), strict=True):
+        own = dim - len(out) + len(operand)
+        op.reads(argument, own, operand[own])
+    return (*out[:dim], *out[dim + 1 :])
+
+
+def _dims(x: Axes, dim: object) -> list[int]:
+    """Return the dimensions that are reduced, all of them when none is named."""
+    if isinstance(dim, bool) or not isinstance(dim, int | list) or dim == []:
+        return list(range(len(x)))
+    return [d % len(x) for d in ([dim] if isinstance(dim, int) else dim)]
+
+
+def _reduced(op: Op, x: Axes, dims: Collection[int]) -> Axes:
+    """Return what is left: reduced axes leave, or stay with size 1."""
     keeps_dims = len(op.shape) == len(x)
     return tuple(
         Axis(1) if d in dims else axis for d, axis in enumerate(x) if keeps_dims or d not in dims
     )
 
 
-__all__ = ["reduce"]
+__all__ = [
+    "along", "cosine", "extreme", "norm", "positions", "running_sum", "statistic", "total",
+]  # fmt: skip
