@@ -4,22 +4,26 @@ Invariant: a plan never empties a group, its widths end on the multiples asked
 for, and its predicted parameters and MACs are those of the cut model.
 """
 
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.alignment import alignment, summarised, unaligned
 from edgeprune.attribution.scores import Scores
 from edgeprune.axes.analysis import Analysis, analyse
 from edgeprune.axes.groups import ChannelGroup
 from edgeprune.budget import Budget
-from edgeprune.capture import Captured, trainable
+from edgeprune.capture import Captured, state, trainable
 from edgeprune.errors import PlanError, UsageError
+from edgeprune.limits import find_limits
+from edgeprune.obstacles import obstacles
 from edgeprune.plan_document import FORMAT, VERSION, GroupPlan, Plan, RemovedUnit
-from edgeprune.widths import Masks, Ranking, Search, alignment
+from edgeprune.widths import Masks, Ranking, Search
 
+REASONS_SHOWN: Final = 3
 ORDER: Final[Mapping[Ranking, str]] = {
     "global": "of all units",
     "cost": "of all units by score per cost",
@@ -40,43 +44,53 @@ def make_plan(
     Args:
         dense: the model that was scored.
         scores: one number per unit and channel group.
-        budget: what the cut model may cost.
-        align: widths end on multiples of this (or stay whole); 1 for any width.
+        budget: what the cut model may cost, and where that may be saved.
+        align: widths end on multiples of this; 1 for any width. A group that
+            cannot be aligned says why in its entry, and the plan's notes sum up.
         ranking: ``cost`` compares scores per unit of what the budget counts
             (with a budget of units the same as ``global``), ``global`` compares
             scores as they are, ``group`` takes the same share from each group.
 
     Raises:
         PlanError: no plan meets the budget, or scores are not numbers.
-        UsageError: an alignment or ranking that does not exist, or a floor for
-            no group.
+        UsageError: an alignment or ranking that does not exist, a pattern of the
+            budget that matches nothing, or limits that contradict each other.
     """
     if align < 1 or ranking not in get_args(Ranking):
         raise UsageError(
             f"align {align}, ranking '{ranking}': align is 1 or more, "
             f"ranking one of {', '.join(get_args(Ranking))}"
         )
-    analysis = analyse(dense)
-    _check_groups(analysis)
+    analysis, names = analyse(dense), trainable(dense.module)
+    _check_groups(analysis, names)
     _check_scores(analysis, scores)
-    _check_floors(analysis, budget)
     search = Search(
         analysis=analysis,
-        names=trainable(dense.module),
+        names=names,
         scores=scores,
         budget=budget,
+        limits=find_limits(analysis.groups, budget, _known_as(dense, analysis)),
         align=align,
         ranking=ranking,
     )
     return _document(search, search.masks(search.counts()))
 
 
-def _check_groups(analysis: Analysis) -> None:
-    if not analysis.groups:
-        reasons = sorted({reason for axis in analysis.frozen for reason in axis.reasons})
-        raise PlanError(
-            f"nothing can be removed from this model: {'; '.join(reasons) or 'it has no channels'}"
-        )
+def _check_groups(analysis: Analysis, names: frozenset[str]) -> None:
+    if analysis.groups:
+        return
+    found = obstacles(analysis, names)
+    first, rest = found[:REASONS_SHOWN], found[REASONS_SHOWN:]
+    reasons = "; ".join(each.reason for each in first) or "it has no channels"
+    more = f"; and {len(rest)} more, see `edgeprune inspect`" if rest else ""
+    raise PlanError(f"nothing can be removed from this model: {reasons}{more}")
+
+
+def _known_as(dense: Captured, analysis: Analysis) -> dict[str, str]:
+    """Map every name of a tensor, tied ones have several, to the one in the analysis."""
+    tensors = state(dense.module)
+    known = {id(tensors[name]): name for name in analysis.parameters}
+    return {name: known[id(tensor)] for name, tensor in tensors.items() if id(tensor) in known}
 
 
 def _check_scores(analysis: Analysis, scores: Scores) -> None:
@@ -89,25 +103,25 @@ def _check_scores(analysis: Analysis, scores: Scores) -> None:
             raise PlanError(f"scores of group '{group.name}' are not all finite; score again")
 
 
-def _check_floors(analysis: Analysis, budget: Budget) -> None:
-    for pattern in budget.floors:
-        if not any(fnmatchcase(group.name, pattern) for group in analysis.groups):
-            names = ", ".join(group.name for group in analysis.groups[:3])
-            raise UsageError(f"floor '{pattern}' matches no channel group; they are {names}, …")
-
-
 def _document(search: Search, masks: Masks) -> Plan:
     analysis, budget = search.analysis, search.budget
     kept = analysis.kept(masks)
     ranks = search.ranks()
+    notes = unaligned(analysis, masks, search.limits, search.align)
     return Plan(
-        groups=tuple(_group_plan(search, g, masks[g.name], ranks[g.name]) for g in analysis.groups),
+        groups=tuple(
+            replace(
+                _group_plan(search, group, masks[group.name], ranks[group.name]),
+                note=notes.get(group.name),
+            )
+            for group in analysis.groups
+        ),
         made_from={
             "criterion": search.scores.criterion,
             "sampler": search.scores.sampler,
             "samples": list(search.scores.samples),
             "ranking": search.ranking,
-            "budget": {budget.kind: budget.share, "floors": dict(budget.floors)},
+            "budget": budget.to_dict(),
             "align": search.align,
         },
         dense={
@@ -118,7 +132,7 @@ def _document(search: Search, masks: Masks) -> Plan:
             "params": analysis.count_parameters(search.names, kept),
             "macs": analysis.count_macs(kept),
         },
-        notes=tuple(_notes(search)),
+        notes=tuple(summarised(notes)),
     )
 
 
@@ -148,16 +162,6 @@ def _group_plan(
         kept=tuple(np.flatnonzero(mask).tolist()),
         removed=removed,
     )
-
-
-def _notes(search: Search) -> Iterable[str]:
-    for group in search.analysis.groups:
-        multiple = alignment(group, search.align)
-        if 1 < group.size <= multiple and multiple > 1:
-            yield (
-                f"group '{group.name}' stays whole: its {group.size} units are no more than one "
-                f"multiple of {multiple}"
-            )
 
 
 __all__ = [

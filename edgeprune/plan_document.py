@@ -33,13 +33,14 @@ class RemovedUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPlan:
-    """What one channel group keeps."""
+    """What one channel group keeps, and why not a width that was asked for."""
 
     name: str
     kind: str
     size: int
     kept: tuple[int, ...]
     removed: tuple[RemovedUnit, ...]
+    note: str | None = None
 
     def mask(self) -> NDArray[np.bool_]:
         """Return which units stay, (size,) of bool.
@@ -110,16 +111,7 @@ class Plan:
             "dense": dict(self.dense),
             "predicted": dict(self.predicted),
             "notes": list(self.notes),
-            "groups": [
-                {
-                    "name": g.name,
-                    "kind": g.kind,
-                    "size": g.size,
-                    "kept": list(g.kept),
-                    "removed": [vars(unit) for unit in g.removed],
-                }
-                for g in self.groups
-            ],
+            "groups": [_written(group) for group in self.groups],
         }
 
     @classmethod
@@ -147,6 +139,17 @@ class Plan:
             raise PlanError(f"the plan is damaged: {type(error).__name__} {error}") from error
 
 
+def _written(group: GroupPlan) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "size": group.size,
+        "note": group.note,
+        "kept": list(group.kept),
+        "removed": [vars(unit) for unit in group.removed],
+    }
+
+
 def _read_group(document: Mapping[str, Any]) -> GroupPlan:
     group = GroupPlan(
         name=document["name"],
@@ -154,6 +157,7 @@ def _read_group(document: Mapping[str, Any]) -> GroupPlan:
         size=document["size"],
         kept=tuple(document["kept"]),
         removed=tuple(RemovedUnit(**unit) for unit in document["removed"]),
+        note=document.get("note"),
     )
     gone = [unit.unit for unit in group.removed]
     if sorted([*group.kept, *gone]) != list(range(group.size)):

@@ -104,8 +104,13 @@ def test_a_group_smaller_than_the_alignment_stays_whole_and_is_noted(
 ) -> None:
     dense = capture_of("Residual")
     plan = make_plan(dense, random_scores(dense), Budget(keep=1), align=8)
-    assert (
-        "group 'reduce' stays whole: its 6 units are no more than one multiple of 8" in plan.notes
+    assert {group.name: group.note for group in plan.groups} == {
+        "stem": "stays whole: its 8 units are no more than one multiple of 8",
+        "reduce": "stays whole: its 6 units are no more than one multiple of 8",
+    }
+    assert plan.notes == (
+        "group 'stem' stays whole: its 8 units are no more than one multiple of 8 "
+        "(likewise 'reduce')",
     )
 
 
