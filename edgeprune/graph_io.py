@@ -6,6 +6,7 @@ Python class that it came from nor the library version that built it. Reading
 accepts only the operators listed here: a file cannot name a function to run.
 """
 
+import keyword
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -35,9 +36,15 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "sym_int": torch.sym_int,
     "sym_not": torch.sym_not,
 }
-TENSOR_NAME: Final = re.compile(r"\w+(\.\w+)*", re.ASCII)
+NAME_PART: Final = re.compile(r"[\w\-+/: ]+")  # nothing that ends a string in generated code
 FORBIDDEN: Final = frozenset({"from_file"})  # the one ATen operator that opens files
 NAMES: Final = {function: name for name, function in FUNCTIONS.items()}
+
+
+def is_plain_name(name: str) -> bool:
+    """Say whether code can be generated for a tensor of this dotted name."""
+    parts = name.split(".")
+    return all(NAME_PART.fullmatch(part) and not keyword.iskeyword(part) for part in parts)
 
 
 def target_name(target: object) -> str:
@@ -83,7 +90,7 @@ def graph_from_json(entries: list[dict[str, Any]], tensors: Collection[str]) -> 
             is nothing that a captured graph holds.
     """
     for name in tensors:
-        if not TENSOR_NAME.fullmatch(name):
+        if not is_plain_name(name):
             raise ModelError(f"a tensor's name is {name!r}: no captured model has such a name")
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}

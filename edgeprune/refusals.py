@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edgeprune.errors import CaptureError
+from edgeprune.graph_io import is_plain_name
+from edgeprune.tensors import state
 
 STANDARD_LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
 TORCH: Final = Path(torch.__file__).parent
@@ -44,7 +46,7 @@ def model_problem(model: object, sample: Tensor) -> str | None:
         return "the model is TorchScript; give the nn.Module that it was made from"
     if not isinstance(model, nn.Module):
         return f"the model is a {type(model).__name__}; give an nn.Module"
-    return _signature_problem(model) or _device_problem(model, sample)
+    return _signature_problem(model) or _device_problem(model, sample) or _name_problem(model)
 
 
 def answer(model: nn.Module, sample: Tensor, name: str) -> Tensor:
@@ -146,3 +148,10 @@ def _device_problem(model: nn.Module, sample: Tensor) -> str | None:
     if devices and devices != [str(sample.device)]:
         return f"the sample is on {sample.device}, the model on {devices[0]}; move one of them"
     return None
+
+
+def _name_problem(model: nn.Module) -> str | None:
+    name = next((name for name in state(model) if not is_plain_name(name)), None)
+    if name is None:
+        return None
+    return f"'{name}' is a name for which no code can be generated; rename that module"

@@ -25,6 +25,7 @@ from edgeprune.module import MODULE, CapturedModule, assemble
 from edgeprune.outputs import WRAPPED, LogitsOnly
 from edgeprune.refusals import first_line, user_line
 from edgeprune.tensors import aliases, map_tensors, trainable
+from edgeprune.untouched import forget
 
 SHOWN = 5  # names of parameters in a note
 
@@ -108,6 +109,7 @@ def _export(
     *,
     strict: bool = False,
 ) -> torch.export.ExportedProgram:
+    forget(model)
     with _quietly(), torch.no_grad():
         return torch.export.export(model, (sample.clone(),), dynamic_shapes=dynamic, strict=strict)
 

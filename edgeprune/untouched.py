@@ -1,6 +1,7 @@
 """Running a user's model without leaving a trace in it."""
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,17 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into evaluation mode; afterwards restore modes, buffers and attributes.
 
-    What forward keeps for itself (a counter, the last attention map) is as it was before.
+    What forward keeps for itself (a counter, a cache, the last attention map) is
+    as it was before.
     """
     modes = {module: module.training for module in model.modules()}
-    buffers = {module: dict(module._buffers) for module in modes}
     attributes: dict[nn.Module, dict[str, Any]] = {module: dict(vars(module)) for module in modes}
+    containers = [
+        (value, value.copy())
+        for named in attributes.values()
+        for value in named.values()
+        if type(value) in (dict, list, OrderedDict)
+    ]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
     try:
@@ -25,9 +32,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for module, mode in modes.items():
             vars(module).clear()
             vars(module).update(attributes[module])
-            module._buffers.clear()
-            module._buffers.update(buffers[module])
             module.training = mode
+        for container, content in containers:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
+
+
+def forget(model: nn.Module) -> None:
+    """Let the model drop what it computed from its weights and kept for evaluation.
+
+    Such caches are cleared, by convention, on the way into training mode. Export
+    would take what lies in them for constants, and the weights for unused.
+    """
+    model.train()
+    model.eval()
