@@ -4,6 +4,7 @@ Only what a group takes part in is counted again, so that this stays quick for
 models of many groups.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,21 +55,19 @@ def _lost(analysis: Analysis, terms: Iterable[_Term]) -> list[int]:
         whole = [axis.size for axis in term.axes]
         gone = [_positions(first, analysis.units.resolve(axis)) for axis in term.axes]
         for index in {index for positions in gone for index in positions}:
-            left = [n - positions.get(index, 0) for n, positions in zip(whole, gone, strict=True)]
+            left = [n - positions[index] for n, positions in zip(whole, gone, strict=True)]
             lost[index] += _count(term, whole) - _count(term, left)
     return lost
 
 
-def _positions(first: NDArray[np.int64], axis: Axis) -> dict[int, int]:
+def _positions(first: NDArray[np.int64], axis: Axis) -> Counter[int]:
     """Count the positions of an axis that carry the first unit of a group, by its index."""
-    found = set()
+    found: set[tuple[int, int]] = set()
     for column in axis.columns:
         index = np.where(column >= 0, first[column], -1)
-        found |= {(int(index[place]), int(place)) for place in np.flatnonzero(index >= 0)}
-    counts: dict[int, int] = {}
-    for index, _ in found:
-        counts[index] = counts.get(index, 0) + 1
-    return counts
+        places = np.flatnonzero(index >= 0)
+        found.update(zip(index[places].tolist(), places.tolist(), strict=True))
+    return Counter(index for index, _ in found)
 
 
 def _count(term: _Term, sizes: Sequence[int]) -> int:
