@@ -195,7 +195,7 @@ class GatedInterpreter(fx.Interpreter):
 
     def along(self, node: fx.Node, gated: Gated, value: Tensor) -> Tensor:
         """Shape the weights of an operand's dimension so that they multiply it by sample."""
-        weights = self.weights(gated.slots)
+        weights = self.weights(self._fitted(gated.slots, value.shape[gated.dim]))
         shape = [1] * value.dim()
         shape[gated.dim] = value.shape[gated.dim]
         if len(weights) == 1:
@@ -209,6 +209,19 @@ class GatedInterpreter(fx.Interpreter):
         shape[layout.dim] = value.shape[layout.dim]
         weights = layout.spread(weights, value.shape[layout.dim])
         return (weights if layout.dim < gated.dim else weights.T).reshape(shape)
+
+    def _fitted(self, slots: Slots, size: int) -> Slots:
+        """Lay slots out anew where a dimension holds all images, as many as there are now."""
+        if len(slots[0]) == size:
+            return slots
+        batch = self.model.analysis.batch
+        each = len(slots[0]) // batch
+        for inner in (n for n in range(1, each + 1) if each % n == 0):
+            blocks = [column.reshape(-1, batch, inner) for column in slots]
+            if all((block == block[:, :1]).all() for block in blocks):
+                images = size // each
+                return tuple(block[:, :1].expand(-1, images, -1).reshape(-1) for block in blocks)
+        raise EdgepruneError(f"units differ between images along a dimension of size {size}")
 
     def _gated(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -95,7 +95,7 @@ def _moments(arguments: Arguments, weights: Tensor) -> tuple[Tensor, Tensor]:
     correction = arguments.get("correction", arguments.get("unbiased"))
     mean = weighted_mean(x, weights, dims)
     squares = ((x - mean).square() * weights).sum(dims, keepdim=True)
-    freedom = _count(x, weights, dims) - (1 if correction is None else correction)
+    freedom = _count(x, weights, dims) - (1.0 if correction is None else float(correction))
     variance = squares / freedom.where(freedom > 0, 1)
     return _shaped(variance, arguments, dims), _shaped(mean, arguments, dims)
 

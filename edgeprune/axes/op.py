@@ -163,6 +163,10 @@ class Op:
         for axis in axes:
             self.units.lock(axis, f"{self.where} ({why})" if why else self.where)
 
+    def stuck(self, size: int, why: str) -> Axis:
+        """Make an axis that loses nothing, and hands on why to whatever it meets."""
+        return self.units.stuck_axis(size, f"{self.where} ({why})")
+
     def fix(self, *axes: Axis) -> None:
         """State that axes are no channels by nature: tokens, space, kernels."""
         for axis in axes:

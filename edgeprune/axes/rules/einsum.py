@@ -23,7 +23,7 @@ def einsum(op: Op, equation: str, operands: list[Axes], *rest: object) -> Axes:
     if any(len(set(term)) < len(term) for term in terms):
         for operand in operands:
             op.lock(*operand, why="a diagonal")
-        return tuple(Axis(size) for size in op.shape)
+        return tuple(op.stuck(size, "a diagonal") for size in op.shape)
     letters = {
         letter: _united(op, _having(letter, terms, operands))
         for letter in dict.fromkeys(letter for term in terms for letter in term)

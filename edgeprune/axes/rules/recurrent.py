@@ -11,9 +11,11 @@ import torch
 from torch import fx
 
 from edgeprune.axes.op import Edit, Kept, Op, rule
-from edgeprune.axes.units import Axes, Axis, concatenate
+from edgeprune.axes.units import Axes, Axis
 
 PARTS: Final = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}  # of a cell, one on the other
+
+PROJECTED: Final = "projected or packed"
 
 
 @rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
@@ -25,12 +27,10 @@ def recurrent(
     directions = 2 if op.arguments.get("bidirectional") else 1
     cells = _cells(op, weights, directions)
     if not cells:
-        op.lock(
-            *x, *(a for value in (*initial, *weights) for a in value), why="projected or packed"
-        )
-        return [tuple(Axis(size) for size in shape) for shape in op.shapes]
+        op.lock(*(axis for value in (x, *initial, *weights) for axis in value), why=PROJECTED)
+        return [tuple(op.stuck(size, PROJECTED) for size in shape) for shape in op.shapes]
     hidden = cells[0][1][1]
-    both = concatenate([hidden] * directions)
+    both = op.units.join([hidden] * directions)
     op.fix(*x[:-1])
     op.reads("input", len(x) - 1, x[-1])
     for place, cell in enumerate(cells):
@@ -46,7 +46,7 @@ def recurrent(
     for value, node in zip(initial, _nodes(op.arguments["hx"]), strict=True):
         _start(op, value[-1], node, hidden)
     last = [(*value[:-1], hidden) for value in initial]
-    return [(*x[:-1], concatenate([hidden] * directions)), *last]
+    return [(*x[:-1], both), *last]
 
 
 @rule("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")

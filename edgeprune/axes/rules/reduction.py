@@ -68,11 +68,11 @@ def _positions_are_used(op: Op) -> bool:
 def positions(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
     """Lock the axis along which positions are compared."""
     dims = _dims(x, op.arguments.get("dim"))
-    op.lock(*(x[d] for d in dims), why="positions are compared")
-    if len(op.shape) != len(x):
-        out = _reduced(op, x, dims)
-    else:
-        out = tuple(Axis(op.shape[d]) if d in dims else axis for d, axis in enumerate(x))
+    why = "positions are compared"
+    op.lock(*(x[d] for d in dims), why=why)
+    out = _reduced(op, x, dims)
+    if len(op.shape) == len(x):
+        out = tuple(op.stuck(op.shape[d], why) if d in dims else a for d, a in enumerate(x))
     return [out for _ in op.shapes] if op.returns_list else out
 
 
