@@ -1,17 +1,16 @@
 """The options of ``compress``: in groups, with the defaults of the settings themselves."""
 
-import difflib
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from edgeprune.attribution.registry import CRITERIA
-from edgeprune.budget import Budget
-from edgeprune.errors import UsageError
+from edgeprune.budget import COUNTED, Budget
+from edgeprune.config import read_config
+from edgeprune.option_types import alignment, names, pattern_share
 from edgeprune.pipeline.settings import (
     DEFAULT_MACS,
     FROM_SCRATCH,
@@ -25,7 +24,6 @@ from edgeprune.pipeline.settings import (
 from edgeprune.recovery.settings import TrainSettings
 
 RUN: Final = "Run"
-BUDGETS: Final = ("keep", "macs", "params")
 DEFAULTS: Final = CompressSettings()
 
 
@@ -41,39 +39,6 @@ class GroupedCommand(click.Command):
                 formatter.write_dl([record for record in records if record])
 
 
-def read_config(context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
-    """Take defaults from a TOML file with the options' own names.
-
-    Raises:
-        UsageError: it cannot be read, or names an option that is none.
-    """
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config '{path}' cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--config '{path}' is not TOML: {error}") from None
-    known = {
-        name.removeprefix("--"): parameter.name or ""
-        for parameter in context.command.params
-        for name in parameter.opts
-        if parameter.expose_value
-    }
-    defaults: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("_", "-")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UsageError(f"--config '{path}' sets '{key}', which is no option{hint}")
-        if isinstance(value, dict):
-            raise UsageError(f"--config '{path}': '{key}' is a table; give one value")
-        defaults[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else value
-    context.default_map = defaults
-
-
 def settings_of(context: click.Context) -> CompressSettings:
     """Return the settings that a command line asks for.
 
@@ -81,12 +46,22 @@ def settings_of(context: click.Context) -> CompressSettings:
     """
     options = {name: context.params[name] for name in _SETTINGS if name in context.params}
     options["formats"] = tuple(filter(None, (context.params["formats"] or "").split(",")))
-    shares = {name: context.params[name] for name in BUDGETS}
-    typed = {k for k in BUDGETS if context.get_parameter_source(k) is _COMMAND_LINE}
-    shares = {k: v for k, v in shares.items() if v is not None and (not typed or k in typed)}
-    if shares:
-        options["budget"] = Budget(**shares)
+    options["budget"] = _budget(context)
     return CompressSettings(**{k: v for k, v in options.items() if v is not None})
+
+
+def _budget(context: click.Context) -> Budget:
+    asked = context.params
+    typed = {k for k in COUNTED if context.get_parameter_source(k) is _COMMAND_LINE}
+    shares = {k: v for k in COUNTED if (v := asked[k]) is not None and (not typed or k in typed)}
+    return Budget(
+        **(shares or {"macs": DEFAULT_MACS}),
+        floors=dict(asked["floor"]),
+        ceilings=dict(asked["ceiling"]),
+        keep_groups=asked["keep_group"],
+        freeze=asked["freeze"],
+        kinds=asked["kinds"] or (),
+    )
 
 
 def _epochs(amount: Amount) -> str:
@@ -103,7 +78,8 @@ def _option(
     help_: str,
     *,
     metavar: str | None = None,
-    kind: type[int] | type[float] | click.Path | None = None,
+    kind: Callable[[str], object] | click.Path | None = None,
+    several: bool = False,
 ) -> click.Option:
     """Return an option; its default is that of the settings, if they have one."""
     default = getattr(DEFAULTS, name, None)
@@ -114,6 +90,7 @@ def _option(
         metavar=metavar,
         type=kind,
         is_flag=metavar is None,
+        multiple=several,
         default=default,
         show_default=metavar is not None,
     )
@@ -135,6 +112,12 @@ OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             kind=_FILE,
         ),
         _option("pretrained", "Fetch timm's own weights, then train the new head on the spot."),
+        _option(
+            "output",
+            "Which output holds the logits, if the model gives several: a name, an index, or a "
+            "path as heads.0.",
+            metavar="NAME|INDEX",
+        ),
         _option(
             "image_size",
             "Edge of the model's input.  [default: the model's own; smaller for small images "
@@ -171,9 +154,43 @@ OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
         _option(
             "align",
-            "Widths end on multiples of this; 1 for any.  [default: the target's]",
-            metavar="N",
-            kind=int,
+            "Widths end on multiples of this; off for any.  [default: the target's]",
+            metavar="N|off",
+            kind=alignment,
+        ),
+    ),
+    "What to leave (names as `edgeprune inspect MODEL` lists them, * for any part)": (
+        _option(
+            "kinds",
+            "Cut only groups of these kinds, as conv,hidden. --keep then counts only theirs.",
+            metavar="NAMES",
+            kind=names,
+        ),
+        _option(
+            "keep_group",
+            "Groups that stay whole. This and the next three may be given several times.",
+            metavar="PATTERN",
+            several=True,
+        ),
+        _option(
+            "freeze",
+            "Modules or parameters whose tensors keep their shapes, as layer4 with all below it.",
+            metavar="PATTERN",
+            several=True,
+        ),
+        _option(
+            "floor",
+            "Groups keep at least this share of their units, as 'layer4.*=0.5'.",
+            metavar="PATTERN=SHARE",
+            kind=pattern_share,
+            several=True,
+        ),
+        _option(
+            "ceiling",
+            "Groups keep at most this share, likewise.",
+            metavar="PATTERN=SHARE",
+            kind=pattern_share,
+            several=True,
         ),
     ),
     "Training": (

@@ -73,6 +73,7 @@ def open_dense(settings: CompressSettings, data: ImageData, reporter: Reporter) 
         num_classes=len(data.classes),
         image_size=settings.image_size,
         pretrained=settings.pretrained,
+        output=settings.output,
     )
     built = _fitting(source, settings)
     edge = _own_edge(settings, built, data)

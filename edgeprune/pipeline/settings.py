@@ -37,7 +37,7 @@ class CompressSettings:
     """Everything that decides the result of ``compress``; paths only say where.
 
     Attributes:
-        budget: what the slim model may cost.
+        budget: what the slim model may cost, and where that may be saved.
         model: a timm name, or ``module:factory`` of the user's own.
         weights: safetensors or a state dict; None trains on the spot.
         pretrained: take timm's own weights, then train the head on the spot.
@@ -50,6 +50,7 @@ class CompressSettings:
         epochs: epochs of recovery; None for a default.
         lr: peak learning rate of recovery; None for a default.
         batch_size: of training and recovery; None for a default.
+        output: which of the model's outputs holds the logits; None if it is clear.
         image_size: edge of the input; None takes the model's.
         rounds: fresh processes of each model in the measurement.
         threads: of the runtime that is measured; None takes the target's.
@@ -73,6 +74,7 @@ class CompressSettings:
     epochs: int | None = None
     lr: float | None = None
     batch_size: int | None = None
+    output: str | None = None
     image_size: int | None = None
     rounds: int = 6
     threads: int | None = None
@@ -86,9 +88,8 @@ class CompressSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, without any path of this machine."""
-        floors = {"floors": dict(self.budget.floors)} if self.budget.floors else {}
         return asdict(self) | {
-            "budget": {self.budget.kind: self.budget.share, **floors},
+            "budget": self.budget.to_dict(),
             "weights": self.weights.name if self.weights else None,
             "data": Path(self.data).name,
             "target": Path(self.target).name,

@@ -110,10 +110,11 @@ def _captured(context: Context, built: BuiltModel) -> Captured:
     shape = (asked, context.preprocessing.channels, *size)
     sample = torch.randn(shape, generator=generator)
     source = built.source.to_dict()
-    dense = capture(built.model, sample[:SAMPLE_BATCH], source=source)
+    output = built.source.output
+    dense = capture(built.model, sample[:SAMPLE_BATCH], source=source, output=output)
     if dense.dynamic_batch or asked == SAMPLE_BATCH:
         return dense
-    return capture(built.model, sample, source=source)
+    return capture(built.model, sample, source=source, output=output)
 
 
 def _train(context: Context, built: BuiltModel, dense: Captured) -> tuple[Captured, Training]:

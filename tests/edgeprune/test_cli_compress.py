@@ -11,6 +11,7 @@ import click
 import pytest
 from rich.console import Console
 
+from edgeprune.budget import Budget
 from edgeprune.cli import cli, main
 from edgeprune.console import RichReporter, print_results
 from edgeprune.errors import UsageError
@@ -35,6 +36,16 @@ def command(
         return said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        path = tmp_path / "run.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
 
 
 def parsed(*words: str) -> click.Context:
@@ -110,17 +121,44 @@ def test_every_option_reaches_the_settings() -> None:
     assert settings.weights == Path("w.pt")
     names = {option.name for option in COMPRESS_OPTIONS if option.expose_value}
     fields = set(vars(DEFAULTS)) - {"budget"}
-    assert names == fields | {"keep", "macs", "params", "out", "resume", "as_json"}
+    budget = {"keep", "macs", "params", "floor", "ceiling", "keep_group", "freeze", "kinds"}
+    assert names == fields | budget | {"out", "resume", "as_json"}
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[[str], str]:
-    def write(text: str) -> str:
-        path = tmp_path / "run.toml"
-        path.write_text(text, encoding="utf-8")
-        return str(path)
+LEFT = Budget(
+    macs=0.5,
+    floors={"layer4.*": 0.5, "a": 1},
+    ceilings={"*": 0.9},
+    keep_groups=("stem", "b*"),
+    freeze=("layer1",),
+    kinds=("conv", "width"),
+)
 
-    return write
+
+def test_what_to_leave_reaches_the_budget() -> None:
+    given = parsed(
+        *("--floor", "layer4.*=0.5", "--floor", "a=1", "--ceiling", "*=0.9"),
+        *("--keep-group", "stem", "--keep-group", "b*", "--freeze", "layer1"),
+        *("--kinds", "conv, width", "--align", "off"),
+    )
+    assert settings_of(given).budget == LEFT
+    assert settings_of(given).align == 1
+
+
+def test_what_to_leave_may_stand_in_a_config(config: Callable[[str], str]) -> None:
+    text = """
+        floor = ["layer4.*=0.5", "a=1"]
+        ceiling = "*=0.9"
+        keep-group = ["stem", "b*"]
+        freeze = ["layer1"]
+        kinds = ["conv", "width"]
+        align = "off"
+    """
+    settings = settings_of(parsed("--config", config(text)))
+    assert (settings.budget, settings.align) == (LEFT, 1)
+    other = settings_of(parsed("--config", config(text), "--floor", "b=0.1"))
+    assert other.budget.floors == {"b": 0.1}
+    assert other.budget.ceilings == LEFT.ceilings
 
 
 def test_a_config_gives_defaults_and_the_command_line_wins(config: Callable[[str], str]) -> None:
@@ -142,6 +180,7 @@ def test_a_config_gives_defaults_and_the_command_line_wins(config: Callable[[str
         ("config = 'x'", r"sets 'config', which is no option"),
         ("model =", r"is not TOML"),
         ("[macs]\nshare = 1", r"'macs' is a table; give one value"),
+        ("[floor]\n'layer4.*' = 1", r"'floor' is a table; give a list of texts"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(
