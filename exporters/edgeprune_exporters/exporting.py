@@ -90,7 +90,8 @@ def _write(name: str, exporter: Exporter, job: Job, folder: Path) -> Artifact:
     try:
         with replacing_folder(folder / name) as temporary:
             artifact = exporter.export(job, temporary)
-            artifact.proof.require(name)
+            if not artifact.proof.ok:
+                artifact.proof.require(name, job.rounding)
     except OSError as error:
         raise ExportError(
             f"'{folder / name}' cannot be written: {error.strerror or error}"

@@ -19,7 +19,7 @@ from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
 from edgeprune_exporters.lowering import lower
-from edgeprune_exporters.parity import Batch
+from edgeprune_exporters.parity import Batch, distance
 
 BATCH_SIZES: Final = (1, 3)
 
@@ -61,6 +61,23 @@ class Job:
             batches.append(Batch(images=images.numpy(), logits=logits.numpy()))
             start += size
         return tuple(batches)
+
+    @cached_property
+    def rounding(self) -> float | None:
+        """How far torch's logits in float32 are from those in float64, relative to the largest.
+
+        None where the graph fixes float32 and cannot run in float64.
+        """
+        module = self.model.clone().module.cpu().double()
+        far = []
+        for batch in self.batches:
+            try:
+                with torch.no_grad():
+                    exact = module(torch.from_numpy(batch.images).double())
+            except RuntimeError:
+                return None
+            far.append(distance(batch.logits, exact.numpy())[1])
+        return max(far)
 
     @property
     def note(self) -> str | None:

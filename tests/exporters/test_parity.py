@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 
+from edgeprune import capture
 from edgeprune.errors import ParityError
+from edgeprune.targets import load_target
 from edgeprune_exporters import Exporter, Job, ParityProof
 from edgeprune_exporters.onnx import OnnxExporter
 from edgeprune_exporters.openvino import OpenvinoExporter
@@ -112,3 +116,46 @@ def test_few_images_are_repeated_and_many_are_all_used(job: Job) -> None:
     assert [len(first.images), len(second.images)] == [1, 3]
     used = np.concatenate([first.images, second.images])
     np.testing.assert_array_equal(used, job.inputs.numpy())
+
+
+class Amplifier(nn.Module):
+    """Waves so short that a rounding error moves their phase."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 5)
+        self.gain = gain
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.sin(self.conv(images).mean((2, 3)) * self.gain)
+
+
+def rounding(gain: float) -> float | None:
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32)
+    captured = capture(Amplifier(gain), images)
+    return Job(model=captured, target=load_target("cpu"), inputs=images, metadata={}).rounding
+
+
+def test_a_model_that_amplifies_rounding_errors_is_told_from_a_wrong_file() -> None:
+    calm, nervous = rounding(1.0), rounding(1e5)
+    assert calm is not None
+    assert nervous is not None
+    assert calm < 1e-6
+    assert nervous > 1e-4
+    wrong = proof(lambda images: exact(images) + np.float32(0.04), 1)
+    with pytest.raises(ParityError, match="it was not kept; please report the model"):
+        wrong.require("toy", calm)
+    with pytest.raises(ParityError, match=r"float32 logits are .* the file may be right: train it"):
+        wrong.require("toy", nervous)
+
+
+def test_a_model_that_fixes_float32_has_no_float64_to_compare_with() -> None:
+    class Fixed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((2, 3)) @ torch.eye(3, dtype=torch.float32)
+
+    images = torch.randn(2, 3, 8, 8)
+    captured = capture(Fixed(), images)
+    job = Job(model=captured, target=load_target("cpu"), inputs=images, metadata={})
+    assert job.rounding is None
