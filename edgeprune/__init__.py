@@ -12,6 +12,7 @@ from edgeprune.cut import cut
 from edgeprune.errors import EdgepruneError
 from edgeprune.plan import Budget, Plan, make_plan
 from edgeprune.verify import CutProof, verify_cut
+from edgeprune.write_back import to_module
 
 if TYPE_CHECKING:
     from edgeprune_exporters import Artifact
@@ -64,5 +65,6 @@ __all__ = [
     "export",
     "load",
     "make_plan",
+    "to_module",
     "verify_cut",
 ]

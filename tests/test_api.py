@@ -17,6 +17,7 @@ PUBLIC = [
     "export",
     "load",
     "make_plan",
+    "to_module",
     "verify_cut",
 ]
 

@@ -1,0 +1,104 @@
+"""The tensors of a cut graph, written into a module of the user's own class.
+
+Invariant: a tensor has the same name in both; what is tied in either stays tied.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.errors import CutError
+from edgeprune.parametrizations import without_parametrizations
+from edgeprune.tensors import state
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Copy the user's module in evaluation mode, its weights plain as capture makes them.
+
+    Raises:
+        CutError: it cannot be copied.
+    """
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception as error:  # the user's own objects may refuse
+        raise CutError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), so "
+            "nothing can be written onto a copy of it; use the captured model itself"
+        ) from error
+    plain, _ = without_parametrizations(copied.eval())
+    return plain
+
+
+def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a module the values and shapes of a cut graph's tensors, as copies.
+
+    Raises:
+        CutError: a tensor is larger than the module's, or is no tensor of it.
+    """
+    own = state(module)
+    names: dict[int, list[str]] = {}
+    for name, tensor in own.items():
+        names.setdefault(id(tensor), []).append(name)
+    written: dict[int, Tensor] = {}
+    for name, value in tensors.items():
+        before = own.get(name)
+        if before is None:
+            _write_plain(module, name, value)
+            continue
+        _require_smaller(name, before, value)
+        after = written.setdefault(id(value), _like(before, value))
+        for alias in names[id(before)]:
+            _place(module, alias, after)
+    forget(module)
+
+
+def forget(module: nn.Module) -> None:
+    """Let a module drop what it computed from earlier weights: such caches go with training."""
+    module.train()
+    module.eval()
+
+
+def _like(before: Tensor, value: Tensor) -> Tensor:
+    copied = value.detach().clone()
+    if isinstance(before, nn.Parameter):
+        return nn.Parameter(copied, requires_grad=before.requires_grad)
+    return copied
+
+
+def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    entries: Mapping[str, Tensor | None] = (
+        owner._parameters if leaf in owner._parameters else owner._buffers
+    )
+    entries[leaf] = tensor  # type: ignore[index]  # a dict, whose value types differ
+
+
+def _write_plain(module: nn.Module, name: str, value: Tensor) -> None:
+    """Write a tensor that a module keeps as an ordinary attribute; others are of the code."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        owner = module.get_submodule(path)
+    except AttributeError:
+        return
+    if isinstance(vars(owner).get(leaf), Tensor):
+        with torch.no_grad():
+            setattr(owner, leaf, value.detach().clone())
+
+
+def _require_smaller(name: str, before: Tensor, value: Tensor) -> None:
+    sizes = zip(before.shape, value.shape, strict=False)
+    if before.dim() != value.dim() or any(new > old for old, new in sizes):
+        raise CutError(
+            f"the model is not the one that was cut: '{name}' is {tuple(before.shape)} there and "
+            f"{tuple(value.shape)} in the cut; give the same class and configuration that was "
+            "captured, before any cut"
+        )
