@@ -62,11 +62,26 @@ def _parametrized(path: str, module: nn.Module) -> Iterator[Computed]:
         return
     for name, parts in lists.items():
         by = ", ".join(type(part).__name__.lstrip("_") for part in parts.children())
-        yield Computed(_join(path, name), by, _remover(module, name))
+        yield Computed(_join(path, name), by, lambda: _make_plain(module))
 
 
-def _remover(module: nn.Module, name: str) -> Callable[[], object]:
-    return lambda: parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+def _make_plain(module: nn.Module) -> None:
+    """Replace all parametrizations of a module by what they compute now.
+
+    torch's own removal deletes the property from the class, which a copy shares
+    with the user's model.
+    """
+    lists = module._modules.get("parametrizations")
+    if not isinstance(lists, nn.ModuleDict):
+        return  # done with another tensor of the module
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        if any(True for _ in lists[name].parameters(recurse=False)):
+            module.register_parameter(name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value)
 
 
 def _hooked(path: str, module: nn.Module, hook: object) -> Computed | None:
