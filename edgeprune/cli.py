@@ -19,6 +19,7 @@ from edgeprune.console import RichReporter, print_results
 from edgeprune.errors import EdgepruneError
 from edgeprune.options import COMPRESS_OPTIONS, GroupedCommand, settings_of
 
+_FILE: Final = click.Path(path_type=Path)
 INTERRUPTED: Final = 130  # as shells count: 128 and the signal's number
 
 EXAMPLES: Final = """\b
@@ -38,6 +39,19 @@ PATH of --data is one of:
                optionally split and patient
   a .npz       in MedMNIST layout
   phantoms or phantoms-multilabel, which are generated
+"""
+
+
+INSPECT_EXAMPLES: Final = """\b
+Examples:
+  edgeprune inspect resnet18
+      its channel groups, and what cannot be cut and why
+  edgeprune inspect vit_tiny_patch16_224 --kind heads --kind head_dim
+      attention only
+  edgeprune inspect my_net.py:build --in-chans 1 --image-size 64
+      a network of your own, for grey images
+  edgeprune inspect edgeprune-out --groups 'layer4.*'
+      what is left in a bundle that compress wrote
 """
 
 
@@ -69,7 +83,7 @@ def compress(context: click.Context, /, **_options: object) -> None:
     """
     asked = context.params  # by name, as click also passes them
     settings = settings_of(context)
-    with _one_line_on_interrupt():
+    with _one_line_on_interrupt("interrupted: what is complete is kept; --resume continues"):
         from edgeprune.pipeline import compress as run
 
         reporter = RichReporter(Console(stderr=True))
@@ -80,8 +94,55 @@ def compress(context: click.Context, /, **_options: object) -> None:
         print_results(results, Console())
 
 
+@cli.command(epilog=INSPECT_EXAMPLES)
+@click.argument("model")
+@click.option("--weights", type=_FILE, metavar="FILE", help="Load these weights first.")
+@click.option("--num-classes", type=int, metavar="N", help="Size of the head.  [default: 1000]")
+@click.option("--in-chans", type=int, metavar="N", help="Channels of the input.  [default: 3]")
+@click.option(
+    "--image-size",
+    type=int,
+    metavar="PIXELS",
+    help="Edge of the input.  [default: the model's own]",
+)
+@click.option(
+    "--output",
+    metavar="NAME|INDEX",
+    help="Which output holds the logits, if the model gives several.",
+)
+@click.option(
+    "--kind", "kinds", multiple=True, metavar="NAME", help="List only groups of this kind."
+)
+@click.option("--groups", metavar="PATTERN", help="List only groups with such names.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def inspect(context: click.Context, /, **_options: object) -> None:
+    """List what could be cut from MODEL, and what could not and why.
+
+    MODEL is a timm name, the function that builds your own network
+    (module:function or file.py:function), or the folder of a bundle or of a
+    stored model. No images and no weights are needed, and nothing is written.
+
+    Channel groups are what `compress` cuts: units that can go one by one. Their
+    names serve its options --keep-group, --floor and --ceiling, their kinds
+    --kinds. A group's parameters are those that go with one of its units while
+    all others stay, times its units.
+    """
+    asked = dict(context.params)  # by name, as click also passes them
+    as_json = asked.pop("as_json")
+    with _one_line_on_interrupt("interrupted"):
+        from edgeprune.listing import print_inspection
+        from edgeprune.pipeline import InspectSettings, inspect_model
+
+        inspected = inspect_model(InspectSettings(**asked), RichReporter(Console(stderr=True)))
+    if as_json:
+        click.echo(json.dumps(inspected.to_dict(), indent=1))
+    else:
+        print_inspection(inspected)
+
+
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=_FILE)
 def report(bundle: Path) -> None:
     """Write report.html of BUNDLE again."""
     from edgeprune.pipeline import rewrite_report
@@ -112,12 +173,12 @@ def main() -> None:
 
 
 @contextmanager
-def _one_line_on_interrupt() -> Iterator[None]:
+def _one_line_on_interrupt(message: str) -> Iterator[None]:
     """Take Ctrl-C before click does, which would print an empty line."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted("interrupted: what is complete is kept; --resume continues") from None
+        raise Interrupted(message) from None
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -120,12 +120,13 @@ def _form(value: float | None, form: str) -> str:
         "bytes": f"{value / 1e6:.2f} MB",
         "megabytes": f"{value:.0f} MB",
         "milliseconds": f"{value:.3g} ms",
-        "count": _count(value),
+        "count": quantity(value),
     }
     return written[form]
 
 
-def _count(value: float) -> str:
+def quantity(value: float) -> str:
+    """Write a number in three digits, as in ``11.7 M``."""
     for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.3g} {letter}"

@@ -103,7 +103,8 @@ def _near(pattern: str, names: Collection[str]) -> str:
     candidates = dict.fromkeys(above for name in names for above in _and_above(name))
     near = difflib.get_close_matches(plain, candidates, n=SHOWN, cutoff=0.6)
     if near:
-        return f": did you mean {', '.join(near)}?"
+        meant = [name if name in names else f"{name}.*" for name in near]
+        return f": did you mean {', '.join(meant)}?"
     more = ", …" if len(names) > SHOWN else ""
     return f"; they are {', '.join(list(names)[:SHOWN])}{more}" if names else ""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.compressing import compress
+    from edgeprune.pipeline.inspecting import Inspected, InspectSettings, inspect_model
     from edgeprune.pipeline.reporting import rewrite_report
     from edgeprune.pipeline.results import CompressResults
     from edgeprune.pipeline.settings import CompressSettings
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "CompressResults": "results",
     "CompressSettings": "settings",
+    "Inspected": "inspecting",
+    "InspectSettings": "inspecting",
     "compress": "compressing",
+    "inspect_model": "inspecting",
     "rewrite_report": "reporting",
 }
 
@@ -28,4 +32,12 @@ def __getattr__(name: str) -> object:
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-__all__ = ["CompressResults", "CompressSettings", "compress", "rewrite_report"]
+__all__ = [
+    "CompressResults",
+    "CompressSettings",
+    "InspectSettings",
+    "Inspected",
+    "compress",
+    "inspect_model",
+    "rewrite_report",
+]
