@@ -9,7 +9,7 @@ enough, and every axis seen earlier stays true.
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.axes.columns import NONE, Axis, Column
+from edgeprune.axes.columns import NONE, Axis, Column, occupied
 
 
 class Forest:
@@ -81,7 +81,8 @@ class Forest:
     def roots(self) -> Column:
         """Return every unit that can still be removed, once for all that are one."""
         ids = np.arange(self.total)
-        return ids[(self._parent[ids] == ids) & ~self._replaced[ids]]
+        live: Column = ids[(self._parent[ids] == ids) & ~self._replaced[ids]]
+        return live
 
     def lock(self, axis: Axis, reason: str) -> None:
         """Make every unit of the axis unremovable, remembering why; no reason: by nature."""
@@ -89,15 +90,9 @@ class Forest:
             self._lock(column[column >= 0], self._index(reason))
 
     def reasons_of(self, axis: Axis) -> frozenset[str]:
-        """Return why units that this axis once carried were locked."""
-        found: set[int] = set()
-        pending = [np.unique(column) for column in axis.columns]
-        while pending:
-            roots = self.find(pending.pop())
-            roots = roots[self._replaced[roots]]
-            found.update(self._reason[roots].tolist())
-            pending += [c for c in (self._first[roots], self._second[roots]) if (c >= 0).any()]
-        return frozenset(self.reasons[i] for i in found if i >= 0)
+        """Return why positions of this axis that cannot go cannot: what locked them last."""
+        stuck = self._blockers(axis)[~occupied(self.resolve(axis))]
+        return frozenset(self.reasons[i] for i in np.unique(stuck).tolist() if i >= 0)
 
     def _grow(self, capacity: int) -> None:
         def longer(old: Column) -> Column:
@@ -148,19 +143,16 @@ class Forest:
             self._parent[np.maximum(a, b)] = np.minimum(a, b)
 
     def _blockers(self, axis: Axis) -> Column:
-        """Return for each position the number of a reason why something there is locked."""
+        """Return for each position the number of the last reason that locked something there."""
         found = np.full(axis.size, NONE)
         pending = list(axis.columns)
         while pending:
-            roots = self.find(pending.pop(0))
-            replaced = self._replaced[roots]
-            if replaced.any():
-                new = (found < 0) & replaced
-                found[new] = self._reason[roots[new]]
-                for further in (self._first, self._second):
-                    column = np.where(replaced, further[roots], NONE)
-                    if (column >= 0).any():
-                        pending.append(column)
+            roots = self.find(pending.pop())
+            if self._replaced[roots].any():
+                # Roots that are not replaced have neither reason nor replacement.
+                found = np.maximum(found, self._reason[roots])
+                further = self._first[roots], self._second[roots]
+                pending += [column for column in further if (column >= 0).any()]
         return found
 
     def _remembered(self, reasons: Column) -> tuple[Column, ...]:

@@ -1,24 +1,19 @@
 """Operators that make constants: uniform ones follow a cut, all others stay as they are."""
 
-from typing import cast
-
 from edgeprune.axes.op import Op, rule
 from edgeprune.axes.rules.sizes import follow
 from edgeprune.axes.units import Axes, Axis
 
 
-@rule("aten.zeros", "aten.ones", "aten.full", "aten.empty")
+@rule(
+    "aten.zeros", "aten.ones", "aten.full", "aten.empty",
+    "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty",
+)  # fmt: skip
 def uniform(op: Op, *arguments: object) -> Axes:
     """Fill a tensor with one number: any position may go, and its size follows."""
     out = tuple(op.units.fresh_axis(size) for size in op.shape)
     follow(op, "size", out)
     return out
-
-
-@rule("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
-def uniform_of_type(op: Op, x: Axes, *arguments: object) -> Axes:
-    """Fill a tensor of another one's type; nothing else of that one matters."""
-    return uniform(op)
 
 
 @rule("aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like")
@@ -27,7 +22,7 @@ def uniform_like(op: Op, x: Axes, *arguments: object) -> Axes:
     return x
 
 
-@rule("aten.arange", "aten.linspace", "aten.scalar_tensor", "aten.eye", "aten.tril_indices")
+@rule("aten.arange", "aten.linspace", "aten.scalar_tensor", "aten.eye")
 def constant(op: Op, *arguments: object) -> Axes:
     """Make numbers that differ by position, none of which can go."""
     return tuple(op.units.stuck_axis(size, f"a constant: {op.where}") for size in op.shape)
@@ -45,4 +40,4 @@ def meshgrid(op: Op, tensors: list[Axes], indexing: str = "ij") -> list[Axes]:
     axes = [tensor[0] if tensor else Axis(1) for tensor in tensors]
     if indexing == "xy":
         axes[:2] = axes[1::-1]
-    return [tuple(axes) for _ in cast(list[object], tensors)]
+    return [tuple(axes) for _ in tensors]
