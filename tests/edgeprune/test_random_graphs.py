@@ -1,0 +1,72 @@
+"""Invariants I1 to I4 on random classifiers that nobody designed."""
+
+from collections import Counter
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from .graph_invariants import check_program
+from .random_graphs import Choice, Program, Step, programs
+from .random_images import IMAGES
+from .random_tokens import TOKENS
+
+# The same programs on every machine and in every run; slow drawing is capture's, not hypothesis'.
+REPRODUCIBLE: Final = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+)
+JOINS_OF_TOKENS: Final = [name for name in TOKENS.joins]
+
+
+@settings(REPRODUCIBLE, max_examples=100)
+@given(programs())
+def test_a_random_graph_holds_the_invariants(program: Program) -> None:
+    check_program(program)
+
+
+@pytest.mark.slow
+@settings(REPRODUCIBLE, max_examples=2500)
+@given(programs(blocks=6))
+def test_thousands_of_random_graphs_hold_the_invariants(program: Program) -> None:
+    check_program(program)
+
+
+def alone(name: str, choice: Choice) -> Program:
+    """Make a program of one block between a stem and a head."""
+    if name in IMAGES.blocks:
+        return Program(0, (Step(name, choice),), 0, 3)
+    if name in TOKENS.blocks:
+        return Program(0, (Step("tokens", choice, ((Step(name, choice),),)),), 0, 3)
+    if name in TOKENS.joins:
+        branch = (Step("mlp", choice),)
+        inner = (Step(name, choice, (branch, branch)),)
+        return Program(0, (Step("tokens", choice, (inner,)),), 0, 3)
+    branch = (Step("bottleneck", choice),)
+    return Program(0, (Step(name, choice, (branch, branch)),), 0, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize(
+    "name", [n for t in (IMAGES, TOKENS) for n in (*t.blocks, *t.joins) if n != "tokens"]
+)
+def test_every_form_of_every_block_holds_the_invariants(name: str, number: int) -> None:
+    check_program(alone(name, Choice(number, number // 2, number // 3)))
+
+
+def test_every_block_is_drawn() -> None:
+    drawn: Counter[str] = Counter()
+
+    @settings(REPRODUCIBLE, max_examples=500, phases=[Phase.generate])
+    @given(programs())
+    def draw(program: Program) -> None:
+        drawn.update(program.names())
+
+    draw()
+    for table in (IMAGES, TOKENS):
+        for name in (*table.blocks, *table.joins):
+            assert drawn[name] >= 3, name
