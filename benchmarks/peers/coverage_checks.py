@@ -5,6 +5,7 @@ the way to ONNX: the peer's pruned module is captured first.
 """
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -90,16 +91,22 @@ def peak() -> float:
     return _status("VmHWM")
 
 
-def reset_peak() -> None:
-    """Begin to watch for the peak; memory that was freed goes back first."""
+def reset_peak() -> float:
+    """Begin to watch for the peak, and return what the process holds now, in MiB."""
+    gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return resident()
 
 
-def memory(before: float, weights: int) -> Mapping[str, Any]:
-    """Return the peak above ``before`` (MiB), also as multiple of the weights' bytes."""
-    used = max(peak() - before, 0.0)
+def memory(held: float, weights: int) -> Mapping[str, Any]:
+    """Return the peak of a step, in MiB and as multiple of the weights' bytes.
+
+    It is the weights themselves and what the step took beyond ``held``, the
+    process with the model before it; what torch.export leaves behind is not in it.
+    """
+    used = max(peak() - held, 0.0) + weights / MIB
     return {"peak_mib": round(used, 1), "peak_ratio": round(used * MIB / weights, 2)}
 
 

@@ -3,7 +3,6 @@
 Runs as a process of its own, ``python -m peers.coverage_edgeprune FAMILY FILE``.
 """
 
-import gc
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from edgeprune import Budget, Captured, Plan, analyse, capture, cut, make_plan, verify_cut
 from edgeprune.axes import Analysis
 from edgeprune.capture import trainable
+from edgeprune.plan import GroupPlan, RemovedUnit
 from peers.coverage_checks import (
     BATCH,
     SEED,
@@ -24,14 +24,13 @@ from peers.coverage_checks import (
     check_training,
     memory,
     reset_peak,
-    resident,
     sizes,
     weight_bytes,
 )
 from peers.coverage_journal import Journal
 from peers.coverage_limits import limit_memory
 from tests.edgeprune.families import FAMILIES, family, pictures
-from tests.edgeprune.models import plan_of, random_scores
+from tests.edgeprune.models import random_plan, random_scores
 
 SHARE: Final = 0.5
 Masks = dict[str, NDArray[np.bool_]]
@@ -43,13 +42,12 @@ def main(name: str, path: Path) -> None:
     facts = {"family": name, "tool": "edgeprune", "model": model_name, "size": size}
     journal = Journal(path, facts)
     _warm_up()
-    before = resident()
     model, images = family(name).model, pictures(4, size)
     journal.note({"params": sum(p.numel() for p in model.parameters())})
     dense = journal.run("capture", partial(capture, model, images[:BATCH]))
     del model
     if dense is not None:
-        _prune(journal, dense, images, before)
+        _prune(journal, dense, images)
     journal.finish()
 
 
@@ -59,20 +57,21 @@ def _warm_up() -> None:
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
     dense = capture(model, torch.randn(2, 3, 8, 8))
-    cut(dense, plan_of(dense, {"0": [1, 2]}))
+    analysis = analyse(dense)
+    cut(dense, plan_of_masks(analysis, half_of_each_group(analysis)))
 
 
-def _prune(journal: Journal, dense: Captured, images: Tensor, before: float) -> None:
-    gc.collect()
-    reset_peak()
+def _prune(journal: Journal, dense: Captured, images: Tensor) -> None:
+    held = reset_peak()
     analysis = journal.run("analyse", partial(analyse, dense))
     if analysis is None:
         return
     masks = half_of_each_group(analysis)
-    plan = plan_of(dense, {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()})
-    slim = journal.run("cut", partial(cut, dense, plan))
-    journal.note(memory(before, weight_bytes(dense.module)))
+    plan = plan_of_masks(analysis, masks)
     journal.note(_counts(dense, analysis, masks))
+    del analysis  # as for a user, who holds a plan when it comes to the cut
+    slim = journal.run("cut", partial(cut, dense, plan))
+    journal.note(memory(held, weight_bytes(dense.module)))
     if slim is None:
         return
     journal.note({"kept": sum(p.numel() for p in slim.module.parameters())})
@@ -83,7 +82,18 @@ def _prune(journal: Journal, dense: Captured, images: Tensor, before: float) -> 
     step = partial(check_training, slim.module, images[:BATCH], everywhere=True)
     journal.run("train", step)
     del slim, step
+    _prune_each_kind(journal, dense, plan, images)
     _prune_to_half_of_the_macs(journal, dense, images)
+
+
+def _prune_each_kind(journal: Journal, dense: Captured, whole: Plan, images: Tensor) -> None:
+    """Prove a cut of half of each kind of group alone."""
+    proofs: dict[str, float | None] = {}
+    for kind in dict.fromkeys(group.kind for group in whole.groups if group.removed):
+        plan = random_plan(dense, kind, share=SHARE)
+        step = partial(_cut_and_verify, dense, plan, images)
+        proofs[kind] = journal.run(f"proof_{kind}", step)
+        journal.note({"kinds_max_rel": proofs})
 
 
 def _prune_to_half_of_the_macs(journal: Journal, dense: Captured, images: Tensor) -> None:
@@ -94,19 +104,11 @@ def _prune_to_half_of_the_macs(journal: Journal, dense: Captured, images: Tensor
     proof = journal.run("proof_macs", partial(_cut_and_verify, dense, plan, images))
     if proof is not None:
         left = plan.predicted["macs"] / plan.dense["macs"]
-        journal.note({"macs": left, "macs_max_rel": proof, "kinds": kinds(plan)})
+        journal.note({"macs": left, "macs_max_rel": proof})
 
 
 def _cut_and_verify(dense: Captured, plan: Plan, images: Tensor) -> float:
     return verify_cut(dense, cut(dense, plan), plan, images[:BATCH]).max_rel
-
-
-def kinds(plan: Plan) -> dict[str, int]:
-    """Return the number of removed units by kind of group."""
-    removed: dict[str, int] = {}
-    for group in plan.groups:
-        removed[group.kind] = removed.get(group.kind, 0) + len(group.removed)
-    return removed
 
 
 def half_of_each_group(analysis: Analysis) -> Masks:
@@ -117,6 +119,25 @@ def half_of_each_group(analysis: Analysis) -> Masks:
         masks[group.name] = np.zeros(group.size, np.bool_)
         masks[group.name][rng.permutation(group.size)[: max(1, group.size // 2)]] = True
     return masks
+
+
+def plan_of_masks(analysis: Analysis, masks: Masks) -> Plan:
+    """Return the plan that keeps what the masks say."""
+    groups = []
+    for group in analysis.groups:
+        kept = np.flatnonzero(masks[group.name]).tolist()
+        gone = sorted(set(range(group.size)) - set(kept))
+        removed = [RemovedUnit(unit=u, score=0.0, rank=1, most=None, reason="") for u in gone]
+        groups.append(
+            GroupPlan(
+                name=group.name,
+                kind=group.kind,
+                size=group.size,
+                kept=tuple(kept),
+                removed=tuple(removed),
+            )
+        )
+    return Plan(groups=tuple(groups), made_from={}, dense={}, predicted={})
 
 
 def outer_groups(analysis: Analysis) -> frozenset[str]:

@@ -8,6 +8,7 @@ from edgeprune.verify import TOLERANCE as CUT_TOLERANCE
 from edgeprune_exporters.parity import TOLERANCE as PARITY_TOLERANCE
 
 Facts = Mapping[str, Any]
+CHANGED: Final = 1e-3  # relative; a cut that changes less has tested nothing
 LARGE: Final = 20e6  # bytes of weights from which memory is told as multiple of them
 
 
@@ -67,11 +68,24 @@ class Result:
 
     @property
     def proven(self) -> bool:
-        """Whether the cut model equals the masked one, for both plans."""
-        return all(
-            self.facts.get(key, float("inf")) <= CUT_TOLERANCE
-            for key in ("max_rel", "macs_max_rel")
-        )
+        """Whether the cut model equals the masked one, for every plan, and not the dense one."""
+        differences = [self.facts.get(key) for key in ("max_rel", "macs_max_rel")]
+        differences += self.kinds.values()
+        close = all(value is not None and value <= CUT_TOLERANCE for value in differences)
+        return close and self.facts["changed"] > CHANGED
+
+    @property
+    def kinds(self) -> Mapping[str, float | None]:
+        """The proof for each kind of group alone, or None where it failed."""
+        kinds: Mapping[str, float | None] = self.facts.get("kinds_max_rel", {})
+        return kinds
+
+    @property
+    def worst_kind(self) -> float | None:
+        """The largest difference over the kinds, or None if one of them failed."""
+        found = list(self.kinds.values())
+        known = [value for value in found if value is not None]
+        return max(known) if known and len(known) == len(found) else None
 
     def parity(self, runtime: str) -> float | None:
         """Return how far a runtime is from torch, relative, or None if it did not run."""
@@ -93,8 +107,8 @@ class Result:
         """What counts as a family that works.
 
         For the peer: smaller, running, logits of the same shape, ONNX equal to torch.
-        For us also: proven against the masked model at both budgets, counted as
-        predicted, equal in OpenVINO, trainable.
+        For us also: proven against the masked model at both budgets and for each
+        kind alone, counted as predicted, equal in OpenVINO, trainable.
         """
         fair = self.runs and self.equal_in("onnx")
         if self.facts["tool"] != "edgeprune":

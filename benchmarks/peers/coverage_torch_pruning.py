@@ -25,7 +25,6 @@ from peers.coverage_checks import (
     check_training,
     memory,
     reset_peak,
-    resident,
     sizes,
     weight_bytes,
 )
@@ -45,16 +44,15 @@ def main(name: str, path: Path) -> None:
     facts = {"family": name, "tool": "torch-pruning", "model": model_name, "size": size}
     journal = Journal(path, facts)
     _warm_up()
-    before = resident()
     model, images = family(name).model, pictures(4, size)
     journal.note({"params": sum(p.numel() for p in model.parameters())})
     weights = weight_bytes(model)
-    reset_peak()
+    held = reset_peak()
     heads = attention_layers(model)
     pruner = journal.run("analyse", partial(_pruner, model, images, heads))
     if pruner is not None:
         journal.run("cut", partial(_step, model, pruner, heads))
-    journal.note(memory(before, weights))
+    journal.note(memory(held, weights))
     del pruner
     if journal.facts["stages"].get("cut", {"error": ""})["error"] is None:
         _check(journal, model, images)
