@@ -1,14 +1,18 @@
+import operator
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.axes import analyse
+from edgeprune.axes.op import RULES, Op
+from edgeprune.axes.units import Axes
 from edgeprune.capture import Captured, capture, load, trainable
 from edgeprune.cut import cut
-from edgeprune.errors import PlanError
+from edgeprune.errors import CutError, PlanError
 from edgeprune.verify import verify_cut
 
 from .models import TINY, build, images, plan_of, random_plan
@@ -219,3 +223,73 @@ def test_cutting_refuses_the_plan_of_another_model(capture_of: CaptureOf) -> Non
     plan = random_plan(capture_of("Chain"))
     with pytest.raises(PlanError, match="belongs to another model"):
         cut(capture_of("Residual"), plan)
+
+
+class Sizes(nn.Module):
+    """Sizes of tensors that shrink, in all the ways that code uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 4, 4)
+        self.mix = nn.Linear(9, 9)
+        self.read = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        n, c = x.shape[:2]
+        heads = x.reshape(n * 3, c // 3, -1)
+        heads = self.mix(heads) / heads.shape[0] * n + heads.shape[1]
+        whole = heads.reshape(heads.shape[0] // 3, heads.shape[1] * 3, -1)
+        left, right = whole[:, : c // 2], whole[:, c // 2 :]
+        return self.read(torch.cat([right, left], 1).mean(2)) * (x.numel() // n)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sizes_that_code_computes_follow_the_cut_or_stay_what_they_meant(seed: int) -> None:
+    torch.manual_seed(0)
+    dense = capture(Sizes(), images(2))
+    assert dense.dynamic_batch
+    assert sum(group.size for group in analyse(dense).groups) >= 4
+    plan = random_plan(dense, seed=seed)
+    slim = cut(dense, plan)
+    for count in (1, 2, 5):
+        assert verify_cut(dense, slim, plan, images(count)).max_rel < 1e-5
+
+
+def test_a_size_read_off_a_tensor_that_shrinks_is_computed_back(capture_of: CaptureOf) -> None:
+    # torch.export reads sizes off the images alone; a graph made otherwise need not.
+    dense = capture(build("MergedHeads"), images(2))
+    graph = dense.module.graph
+    bmm = next(n for n in reversed(graph.nodes) if n.target is torch.ops.aten.bmm.default)
+    (view,) = bmm.users
+    with graph.inserting_after(bmm):
+        size = graph.call_function(torch.ops.aten.sym_size.int, (bmm, 0))
+    with graph.inserting_after(size):
+        batch = graph.call_function(operator.floordiv, (size, 3))
+    with graph.inserting_after(batch):
+        scaled = graph.call_function(torch.ops.aten.div.Scalar, (bmm, size))
+    view.args = (scaled, [batch, *view.args[1][1:]])
+    graph.lint()
+    dense.module.recompile()
+    plan = plan_of(dense, {g.name: range(2) for g in analyse(dense).groups if g.kind == "heads"})
+    assert plan.units_removed == 1
+    slim = cut(dense, plan)
+    for count in (1, 2, 5):
+        proof = verify_cut(dense, slim, plan, images(count))
+        assert proof.max_rel < 1e-5
+        assert proof.changed > 1e-3
+
+
+def test_a_cut_that_makes_no_graph_is_an_error_of_ours(
+    capture_of: CaptureOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = capture_of("Chain")
+    late = next(n for n in dense.module.graph.nodes if n.name == "linear_1")
+
+    def rewrite(op: Op, x: Axes, *rest: object) -> Axes:
+        op.on_cut(lambda kept: {"self": late})
+        return x
+
+    monkeypatch.setitem(RULES, "aten.relu", rewrite)
+    with pytest.raises(CutError, match="please report it"):
+        cut(dense, random_plan(dense))
