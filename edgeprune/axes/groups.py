@@ -5,6 +5,7 @@ and columns, equally often: then each costs the same, and which of them go is
 only a matter of their scores.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.axes.op import Findings
-from edgeprune.axes.units import Axes, Axis, Column, Units
+from edgeprune.axes.units import NONE, Axes, Axis, Column, Units
 
 KINDS: Final = ("heads", "head_dim", "width")  # marked by rules, the first that applies
 
@@ -54,30 +55,31 @@ def group_units(
 ) -> tuple[ChannelGroup, ...]:
     """Partition all removable units into channel groups, in the order of the graph."""
     places = _places(parameters)
-    signature = _signatures(units.total, places)
-    kinds = _kinds(units, findings, parameters)
-    readers = _readers(units, findings)
-    taken: dict[str, int] = {}
-    groups = []
-    for members in _partition(signature, places):
-        base, kind = _name_and_kind(int(members[0]), members, places, kinds)
-        name = f"{base}:{kind}" if kind in ("heads", "head_dim") else base
-        taken[name] = taken.get(name, 0) + 1
-        groups.append(
-            ChannelGroup(
-                name=name if taken[name] == 1 else f"{name}#{taken[name]}",
-                kind=kind,
-                size=len(members),
-                parameters=_occurrences(members, places),
-                readers=tuple(r for r, own in readers if np.isin(members, own).any()),
-                units=members,
-            )
+    sequence, origin = _sequence(units.total, places)
+    members = _partition(_signatures(units.total, places)[sequence], sequence)
+    group_of = np.full(units.total + 1, NONE)
+    for number, own in enumerate(members):
+        group_of[own] = number
+    occurrences = _occurrences(members, group_of, places)
+    readers = _readers(units, findings, group_of, len(members))
+    names = _Names(units, findings)
+    return tuple(
+        ChannelGroup(
+            name=names.unique(own[0], places[origin[own[0]]].parameter),
+            kind=names.kind(own[0]),
+            size=len(own),
+            parameters=tuple(occurrences[number]),
+            readers=tuple(readers[number]),
+            units=own,
         )
-    return tuple(groups)
+        for number, own in enumerate(members)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
+    """One column of one dimension of a parameter, without its holes."""
+
     parameter: str
     dim: int
     column: Column
@@ -85,7 +87,7 @@ class _Place:
 
 def _places(parameters: Mapping[str, Axes]) -> list[_Place]:
     return [
-        _Place(parameter=name, dim=dim, column=column)
+        _Place(parameter=name, dim=dim, column=column[column >= 0])
         for name, axes in parameters.items()
         for dim, axis in enumerate(axes)
         for column in axis.columns
@@ -93,63 +95,102 @@ def _places(parameters: Mapping[str, Axes]) -> list[_Place]:
 
 
 def _signatures(total: int, places: list[_Place]) -> NDArray[np.uint64]:
-    """Sum a random number per place and multiplicity: equal sums, equal places."""
+    """Sum a number drawn for each place and multiplicity: equal sums, equal places."""
     signature = np.zeros(total, np.uint64)
+    counts = np.zeros(total, np.int64)
+    rng = np.random.default_rng(0)
+    drawn: dict[tuple[int, int], np.uint64] = {}
     for index, place in enumerate(places):
-        found, counts = np.unique(place.column[place.column >= 0], return_counts=True)
-        for count in np.unique(counts):
-            number = np.random.default_rng([index, int(count)]).integers(1, 2**63, dtype=np.uint64)
-            signature[found[counts == count]] += number
+        counts[place.column] = 0
+        np.add.at(counts, place.column, 1)
+        times = counts[place.column]
+        for count in np.unique(times).tolist():
+            number = drawn.setdefault((index, count), rng.integers(1, 2**63, dtype=np.uint64))
+            own = place.column[times == count]
+            # Not +=: a unit that stands here several times is counted once.
+            signature[own] = signature[own] + number
     return signature
 
 
-def _partition(signature: NDArray[np.uint64], places: list[_Place]) -> list[Column]:
+def _sequence(total: int, places: list[_Place]) -> tuple[Column, Column]:
+    """List all units by first occurrence; return with it the number of each unit's first place."""
+    origin = np.full(total, NONE)
+    found = []
+    for index, place in enumerate(places):
+        new = place.column[origin[place.column] < 0]
+        origin[new] = index
+        _, first = np.unique(new, return_index=True)
+        found.append(new[np.sort(first)])
+    return np.concatenate([np.empty(0, np.int64), *found]), origin
+
+
+def _partition(signature: NDArray[np.uint64], sequence: Column) -> list[Column]:
     """List the units of each group, by first occurrence among groups and within them."""
-    seen: dict[int, list[int]] = {}
-    known = np.zeros(len(signature), np.bool_)
+    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    parts = np.split(sequence[order], np.cumsum(np.bincount(inverse))[:-1]) if len(first) else []
+    return [parts[i] for i in np.argsort(first)]
+
+
+def _occurrences(
+    members: list[Column], group_of: Column, places: list[_Place]
+) -> list[list[Occurrence]]:
+    """List where the first unit of each group occurs, which stands for all of them."""
+    leads = np.zeros(len(group_of), np.bool_)
+    leads[[own[0] for own in members]] = True
+    found: list[list[Occurrence]] = [[] for _ in members]
     for place in places:
-        column = place.column[place.column >= 0]
-        new, first = np.unique(column[~known[column]], return_index=True)
-        for unit in new[np.argsort(first)].tolist():
-            seen.setdefault(int(signature[unit]), []).append(unit)
-        known[new] = True
-    return [np.array(members, np.int64) for members in seen.values()]
-
-
-def _occurrences(members: Column, places: list[_Place]) -> tuple[Occurrence, ...]:
-    return tuple(
-        Occurrence(parameter=p.parameter, dim=p.dim, positions=int((p.column == members[0]).sum()))
-        for p in places
-        if (p.column == members[0]).any()
-    )
-
-
-def _kinds(
-    units: Units, findings: Findings, parameters: Mapping[str, Axes]
-) -> list[tuple[str, str, Column]]:
-    """List (kind, name, units): what rules marked, then what weights bring forth."""
-    found: list[tuple[str, str, Column]] = []
-    for kind in KINDS:
-        axes = [axis for mark, axis in findings.marks if mark == kind]
-        found.append((kind, "", _all_units(units, axes)))
-    for parameter, kind, axis in findings.producers:
-        found.append((kind, parameter.removesuffix(".weight"), _all_units(units, [axis])))
+        present = Counter(group_of[place.column[leads[place.column]]].tolist())
+        for group, positions in present.items():
+            found[group].append(
+                Occurrence(parameter=place.parameter, dim=place.dim, positions=positions)
+            )
     return found
 
 
-def _all_units(units: Units, axes: list[Axis]) -> Column:
-    columns = [c for axis in axes for c in units.resolve(axis).columns]
-    return np.unique(np.concatenate(columns)) if columns else np.empty(0, np.int64)
+def _readers(units: Units, findings: Findings, group_of: Column, groups: int) -> list[list[str]]:
+    """List for each group the modules that contract it."""
+    found: list[list[str]] = [[] for _ in range(groups)]
+    for reader in findings.readers:
+        for group in np.unique(group_of[_units_of(units, reader.axis)]).tolist():
+            if group >= 0:
+                found[group].append(reader.module)
+    return found
 
 
-def _name_and_kind(
-    unit: int, members: Column, places: list[_Place], kinds: list[tuple[str, str, Column]]
-) -> tuple[str, str]:
-    own = [(kind, name) for kind, name, column in kinds if unit in column]
-    first = next(p.parameter for p in places if (p.column == unit).any())
-    name = next((name for _, name in own if name), first.removesuffix(".weight"))
-    return name, own[0][0] if own else "hidden"
+def _units_of(units: Units, axis: Axis) -> Column:
+    return np.concatenate([np.empty(0, np.int64), *units.resolve(axis).columns])
 
 
-def _readers(units: Units, findings: Findings) -> list[tuple[str, Column]]:
-    return [(r.module, _all_units(units, [r.axis])) for r in findings.readers]
+class _Names:
+    """What units are and what brings them forth: marks of rules first, then weights."""
+
+    def __init__(self, units: Units, findings: Findings) -> None:
+        self.kinds = [*KINDS, *dict.fromkeys(kind for _, kind, _ in findings.producers)]
+        self.names = [parameter.removesuffix(".weight") for parameter, _, _ in findings.producers]
+        self.taken: Counter[str] = Counter()
+        # The last entry takes what is written for NONE.
+        self.kind_of = np.full(units.total + 1, NONE)
+        self.name_of = np.full(units.total + 1, NONE)
+        # In reverse, so that what comes first has the last word.
+        for number, (_, kind, axis) in reversed(list(enumerate(findings.producers))):
+            own = _units_of(units, axis)
+            self.kind_of[own] = self.kinds.index(kind)
+            if self.names[number]:
+                self.name_of[own] = number
+        for kind in reversed(KINDS):
+            for mark, axis in findings.marks:
+                if mark == kind:
+                    self.kind_of[_units_of(units, axis)] = self.kinds.index(kind)
+
+    def kind(self, unit: int) -> str:
+        """Say what a unit is."""
+        return self.kinds[self.kind_of[unit]] if self.kind_of[unit] >= 0 else "hidden"
+
+    def unique(self, unit: int, parameter: str) -> str:
+        """Name the group of a unit that first occurs in a parameter; count equal names."""
+        number, kind = self.name_of[unit], self.kind(unit)
+        name = self.names[number] if number >= 0 else parameter.removesuffix(".weight")
+        name = f"{name}:{kind}" if kind in ("heads", "head_dim") else name
+        self.taken[name] += 1
+        return name if self.taken[name] == 1 else f"{name}#{self.taken[name]}"
