@@ -37,14 +37,21 @@ class Reference:
         Raises:
             CaptureError: the model answers differently each time.
         """
-        images, expected = self.sample, self.logits
-        if dynamic_batch:
-            # One that is baked into the graph shows here.
-            images = torch.cat([images, images, images[:1]])
-            try:
-                expected = answer(self.model, images, self.name)
-            except CaptureError:
-                return f"the model itself fails at batch {len(images)}"
+        problem = self._differs(graph, self.sample, self.logits)
+        if problem is not None:
+            self._require_repeatable(drawn)
+            return problem
+        if not dynamic_batch:
+            return None
+        # A batch size that is baked into the graph shows at one that was not traced.
+        images = torch.cat([self.sample, self.sample, self.sample[:1]])
+        try:
+            expected = answer(self.model, images, self.name)
+        except CaptureError:
+            return f"the model itself fails at batch {len(images)}"
+        return self._differs(graph, images, expected)
+
+    def _differs(self, graph: fx.GraphModule, images: Tensor, expected: Tensor) -> str | None:
         try:
             with torch.no_grad():
                 actual = graph(images)
@@ -53,7 +60,6 @@ class Reference:
         difference = _difference(actual, expected)
         if difference <= EXPORT_TOLERANCE:
             return None
-        self._require_repeatable(drawn)
         return (
             f"the captured graph differs from the model by {difference:.1e} relative: the model "
             "computes something that export does not see (a global, a hook, a number of Python)"

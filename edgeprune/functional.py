@@ -6,20 +6,21 @@ same images must not. Invariant: what the graph returns stays the same.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from torch import fx
 
 from edgeprune.module import BATCH_NORM, DROPOUTS
 
-CHECKS: Final = ("_assert", "sym_constrain_range", "assert_")  # what such operators begin with
 
+def without_unused(graph: fx.Graph) -> None:
+    """Remove what the output does not depend on, and what only checks types and sizes.
 
-def without_checks(graph: fx.Graph) -> None:
-    """Remove what only checks types and sizes: a cut or another device changes them."""
+    A cut or another device changes what such checks expect.
+    """
     for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users and _name(node.target).startswith(CHECKS):
+        if node.op == "call_function" and not node.users and not _writes(node.target):
             graph.erase_node(node)
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 import torch
 from torch import fx
 
+from edgeprune.errors import CaptureError
+
 # Regions that run their graph once, on their last arguments: names, because
 # torch keeps most of them private and not every version has each.
 REGIONS: Final = frozenset(
@@ -65,7 +67,8 @@ def _copy_into(
         if node.op == "placeholder" and operands is not None:
             copies[node] = next(waiting)
         elif node.op == "get_attr" and isinstance(_inner(module, node), fx.GraphModule):
-            copies[node] = None  # the node that runs it reads it by itself
+            _require_known(node)
+            copies[node] = None  # the node that runs it looks it up by itself
         elif (found := _region(module, node)) is not None:
             path, region = found
             given = [fx.map_arg(value, copy_of) for value in node.args]
@@ -79,6 +82,17 @@ def _copy_into(
             if node.op == "get_attr":
                 copies[node].target = f"{prefix}{node.target}"
     return fx.map_arg(module.graph.output_node().args[0], copy_of)
+
+
+def _require_known(inner: fx.Node) -> None:
+    unknown = next(
+        (name for user in inner.users if (name := _region_name(user)) not in REGIONS), ""
+    )
+    if unknown:
+        raise CaptureError(
+            f"the model uses torch's '{unknown}', which decides at run time what is computed; "
+            "edgeprune takes models that compute the same for all images"
+        )
 
 
 def _region_name(node: fx.Node) -> str:

@@ -18,7 +18,7 @@ from edgeprune.tensors import state
 STANDARD_LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
 TORCH: Final = Path(torch.__file__).parent
 OURS: Final = Path(__file__).parent
-FOLDERS: Final = re.compile(r"(?<!\w)(?:[A-Za-z]:)?[\\/](?:[^\\/\s]+[\\/])+")
+FOLDERS: Final = re.compile(r"(?<!\w)(?<!:/)(?!(?<=:)//)(?:[A-Za-z]:)?[\\/](?:[^\\/\s]+[\\/])+")
 CUDA: Final = re.compile(r"\b(cuda|nvidia)\b", re.IGNORECASE)
 KINDS: Final = {
     3: "a sequence (N, T, …)",
@@ -72,6 +72,19 @@ def answer(model: nn.Module, sample: Tensor, name: str) -> Tensor:
             f"{first_line(error)}{user_line(error)}; give a sample that the model takes"
         ) from error
     return logits
+
+
+def export_problem(error: Exception, name: str) -> str:
+    """Say what torch.export met in the model's code."""
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        return (
+            f"torch.export cannot capture {name}: its code takes another way depending on the "
+            f"values of a tensor{user_line(error)}; rewrite that line with torch.where or the like"
+        )
+    return (
+        f"torch.export cannot capture {name}: {first_line(error)}{user_line(error)}; "
+        "rewrite that line with torch operators on tensors"
+    )
 
 
 def logits_problem(logits: Tensor, samples: int) -> str | None:

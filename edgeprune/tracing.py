@@ -19,11 +19,11 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.comparing import Reference, random_operators
 from edgeprune.errors import CaptureError
-from edgeprune.functional import keep_input, keep_tensors, out_of_place, without_checks
+from edgeprune.functional import keep_input, keep_tensors, out_of_place, without_unused
 from edgeprune.inlining import autocasts, inlined
 from edgeprune.module import MODULE, CapturedModule, assemble
 from edgeprune.outputs import WRAPPED, LogitsOnly
-from edgeprune.refusals import first_line, user_line
+from edgeprune.refusals import export_problem, first_line
 from edgeprune.tensors import aliases, map_tensors, trainable
 from edgeprune.untouched import forget
 
@@ -76,10 +76,7 @@ def trace(model: LogitsOnly, reference: Reference) -> Traced:
     except CaptureError:
         raise
     except Exception as error:
-        raise CaptureError(
-            f"torch.export cannot capture {reference.name}: {first_line(error)}"
-            f"{user_line(error)}; rewrite that line with torch operators on tensors"
-        ) from error
+        raise CaptureError(export_problem(error, reference.name)) from error
     problem = reference.problem(recorded.module, dynamic_batch=False, drawn=recorded.drawn)
     if problem is not None:
         raise CaptureError(_with_autocast(problem, recorded.mixed))
@@ -137,10 +134,10 @@ def _own(exported: torch.export.ExportedProgram, model: LogitsOnly, sample: Tens
     for node in graph.nodes:
         node.meta = {MODULE: _module_path(node)}
     drawn = random_operators(graph)
-    without_checks(graph)
     out_of_place(graph)
     keep_input(graph)
     kept = keep_tensors(graph)
+    without_unused(graph)
     tensors = _name_as_the_user_does(graph, original, model)
     names = trainable(model.whole_model) & tensors.keys()
     mixed = autocasts(original, sample.device.type)
