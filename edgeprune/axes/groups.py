@@ -62,7 +62,7 @@ def group_units(
         group_of[own] = number
     occurrences = _occurrences(members, group_of, places)
     readers = _readers(units, findings, group_of, len(members))
-    names = _Names(units, findings)
+    names = _Names(units, parameters, findings)
     return tuple(
         ChannelGroup(
             name=names.unique(own[0], places[origin[own[0]]].parameter),
@@ -165,7 +165,7 @@ def _units_of(units: Units, axis: Axis) -> Column:
 class _Names:
     """What units are and what brings them forth: marks of rules first, then weights."""
 
-    def __init__(self, units: Units, findings: Findings) -> None:
+    def __init__(self, units: Units, parameters: Mapping[str, Axes], findings: Findings) -> None:
         self.kinds = [*KINDS, *dict.fromkeys(kind for _, kind, _ in findings.producers)]
         self.names = [parameter.removesuffix(".weight") for parameter, _, _ in findings.producers]
         self.taken: Counter[str] = Counter()
@@ -178,10 +178,11 @@ class _Names:
             self.kind_of[own] = self.kinds.index(kind)
             if self.names[number]:
                 self.name_of[own] = number
+        sums = _summed(units, parameters, findings)
         for kind in reversed(KINDS):
-            for mark, axis in findings.marks:
-                if mark == kind:
-                    self.kind_of[_units_of(units, axis)] = self.kinds.index(kind)
+            for axis in (axis for mark, axis in findings.marks if mark == kind):
+                own = _units_of(units, axis)
+                self.kind_of[own[sums[own]] if kind == "width" else own] = self.kinds.index(kind)
 
     def kind(self, unit: int) -> str:
         """Say what a unit is."""
@@ -194,3 +195,17 @@ class _Names:
         name = f"{name}:{kind}" if kind in ("heads", "head_dim") else name
         self.taken[name] += 1
         return name if self.taken[name] == 1 else f"{name}#{self.taken[name]}"
+
+
+def _summed(units: Units, parameters: Mapping[str, Axes], findings: Findings) -> NDArray[np.bool_]:
+    """Say which units are the sum of several contractions, as a residual stream is."""
+    weights = {
+        name or number: axis
+        for number, (name, _, axis) in enumerate(findings.producers)
+        # A depthwise convolution brings forth no units: it passes them.
+        if name not in parameters or parameters[name][1].size > 1
+    }
+    count = np.zeros(units.total + 1, np.int64)
+    for axis in weights.values():
+        count[np.unique(_units_of(units, axis))] += 1
+    return count > 1

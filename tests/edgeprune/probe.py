@@ -25,6 +25,7 @@ class Probe(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 1)
         self.mix = nn.Conv2d(8, 8, 1)
+        self.depthwise = nn.Conv2d(8, 8, 1, groups=8)
         self.per_channel = nn.Parameter(torch.rand(8, 1, 1))
         self.slopes = nn.Parameter(torch.rand(8))
         self.slope = nn.Parameter(torch.rand(1))

@@ -2,11 +2,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from edgeprune.axes import FrozenAxis, analyse
 from edgeprune.capture import Captured
 
 from .models import TINY
+from .probe import probe
 
 CaptureOf = Callable[..., Captured]
 
@@ -34,6 +37,29 @@ def test_a_residual_stream_is_one_group_of_kind_width(capture_of: CaptureOf) -> 
         "reduce": ("conv", 6),
     }
     assert groups["stem"].readers == ("reduce", "head")
+
+
+def test_a_sum_of_one_layer_with_itself_is_no_residual_stream() -> None:
+    groups = analyse(probe(lambda m, x: x + m.per_channel * F.relu(x))).groups
+    assert [(g.name, g.kind) for g in groups] == [("conv", "conv")]
+
+
+def test_a_depthwise_layer_within_a_sum_makes_no_residual_stream() -> None:
+    groups = analyse(probe(lambda m, x: x + m.depthwise(x))).groups
+    assert [(g.name, g.kind) for g in groups] == [("conv", "conv")]
+
+
+def test_equal_names_are_counted() -> None:
+    dense = probe(lambda m, x: x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2))
+    assert [(g.name, g.size) for g in analyse(dense).groups] == [("conv", 2), ("conv#2", 4)]
+
+
+def test_a_group_in_several_columns_of_a_parameter_is_one_group() -> None:
+    dense = probe(lambda m, x: torch.cat([x, F.relu(x)], 1).flatten(1)[..., None], 576)
+    (group,) = analyse(dense).groups
+    assert [(o.parameter, o.positions) for o in group.parameters if o.dim == 1] == [
+        ("read.weight", 72)
+    ]
 
 
 @pytest.mark.parametrize("name", ["Transformer", "MergedHeads"])

@@ -15,7 +15,10 @@ SPLIT_WITH_SIZES = torch.ops.aten.split_with_sizes.default
 @rule("aten.cat", "aten.concat", "aten.concatenate")
 def cat(op: Op, tensors: list[Axes], dim: int = 0) -> Axes:
     """Lay one axis end to end and unite the others."""
-    tensors = [t for t in tensors if not (len(t) == 1 and t[0].size == 0)]
+    return _joined(op, [t for t in tensors if not (len(t) == 1 and t[0].size == 0)], dim)
+
+
+def _joined(op: Op, tensors: list[Axes], dim: int) -> Axes:
     dim %= len(tensors[0])
     for other in tensors[1:]:
         for d, (a, b) in enumerate(zip(tensors[0], other, strict=True)):
@@ -31,7 +34,7 @@ def cat_by_name(op: Op, tensors: list[Axes]) -> Axes:
     """Lay tensors side by side, on top of each other, or in depth."""
     dim = ("vstack", "hstack", "dstack").index(op.name.partition("::")[2])
     lifted = [_lifted(t, dim) for t in tensors]
-    return cat(op, lifted, min(dim, len(lifted[0]) - 1))
+    return _joined(op, lifted, min(dim, len(lifted[0]) - 1))
 
 
 def _lifted(x: Axes, dim: int) -> Axes:

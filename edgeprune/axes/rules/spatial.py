@@ -39,6 +39,16 @@ def resample(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
 def pad(op: Op, x: Axes, amounts: list[int], *rest: object) -> Axes:
     """Add positions at the ends of axes: without units when they are of one constant."""
     constant = not rest or rest[0] == "constant" or not isinstance(rest[0], str)
+    return _padded(op, x, amounts, constant=constant)
+
+
+@rule(*(f"aten.{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
+def pad_by_own_values(op: Op, x: Axes, amounts: list[int]) -> Axes:
+    """Add positions in space that repeat others."""
+    return _padded(op, x, amounts, constant=False)
+
+
+def _padded(op: Op, x: Axes, amounts: list[int], *, constant: bool) -> Axes:
     out = list(x)
     for k in range(len(amounts) // 2):
         d = len(x) - 1 - k
@@ -47,17 +57,12 @@ def pad(op: Op, x: Axes, amounts: list[int], *rest: object) -> Axes:
             continue
         if before < 0 or after < 0 or not constant:
             out[d] = _spent(op, x[d], op.shape[d], "padded from its own values, or cropped")
+        elif x[d].columns:
+            ends = [op.units.stuck_axis(n, f"{op.where} (padding)") for n in (before, after)]
+            out[d] = op.units.join([ends[0], x[d], ends[1]])
         else:
-            ends = (op.units.stuck_axis(n, f"{op.where} (padding)") for n in (before, after))
-            first, last = ends
-            out[d] = op.units.join([first, x[d], last]) if x[d].columns else Axis(op.shape[d])
+            out[d] = Axis(op.shape[d])
     return tuple(out)
-
-
-@rule(*(f"aten.{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
-def pad_by_own_values(op: Op, x: Axes, amounts: list[int]) -> Axes:
-    """Add positions in space that repeat others."""
-    return pad(op, x, amounts, "reflect")
 
 
 @rule("aten.im2col")
