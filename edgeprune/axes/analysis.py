@@ -163,42 +163,62 @@ class _Walk:
         return value[index] if isinstance(value, list) else value
 
     def _call(self, node: fx.Node, shape: Value) -> Any:  # noqa: ANN401
-        if not isinstance(shape, tuple | list):
-            if node.target is torch.ops.aten.sym_size.int:
-                tensor, dim = (self._value(argument) for argument in node.args)
-                self.findings.sizes[node.name] = tensor[dim]
-            return shape
+        if isinstance(shape, int | float):
+            return self._number(node, shape)
+        several = shape if isinstance(shape, list) else [shape]
+        if not all(isinstance(one, tuple) for one in several):
+            return shape if shape is None else self._freeze(node, shape, "no rule for this form")
         rule = rule_for(node.target)
         if rule is None:
             return self._freeze(node, shape, "no rule")
-        op = self._op(node, shape)
-        axes = rule(op, *(self._value(argument) for argument in op.arguments.values()))
-        if _sizes(axes) != list(op.shapes):
+        op = self._op(node, several)
+        try:
+            axes = rule(op, *(self._value(argument) for argument in op.arguments.values()))
+            fits = _sizes(axes) == list(op.shapes)
+        # What a rule has not thought of must not stop the analysis, and tied too much at worst.
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            fits = False
+        if not fits:
             return self._freeze(node, shape, "no rule for this form")
         self.findings.extend(op.findings)
         return axes
 
+    def _number(self, node: fx.Node, number: float) -> float:
+        """Note which axis a size is read off; no other number may depend on what goes."""
+        if node.target is torch.ops.aten.sym_size.int:
+            tensor, dim = (self._value(argument) for argument in node.args)
+            self.findings.sizes[node.name] = tensor[dim]
+        else:
+            self._lock_sources(node, f"{describe(node)}: its result is used as a number")
+        return number
+
     def _freeze(self, node: fx.Node, shape: Value, why: str) -> Any:  # noqa: ANN401
         reason = f"{describe(node)}: {why}"
+        self._lock_sources(node, reason)
+        return self._stuck(shape, reason)
+
+    def _lock_sources(self, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
             self._lock_all(self.axes[source.name], reason)
-        return self._stuck(shape, reason)
 
     def _stuck(self, shape: Value, reason: str) -> Any:  # noqa: ANN401
         """Return axes of a shape, or of each in a list, that remember why they lose nothing."""
-        if isinstance(shape, list):
-            return [self._stuck(item, reason) for item in shape]
-        return tuple(self.units.stuck_axis(size, reason) for size in cast(tuple[int, ...], shape))
+        match shape:
+            case list():
+                return [self._stuck(item, reason) for item in shape]
+            case tuple():
+                return tuple(self.units.stuck_axis(size, reason) for size in shape)
+            case _:
+                return shape
 
-    def _op(self, node: fx.Node, shape: tuple[int, ...] | list[Any]) -> Op:
-        several = shape if isinstance(shape, list) else [shape]
+    def _op(self, node: fx.Node, shapes: list[Any]) -> Op:
         arguments = bind(node)
         return Op(
             node=node,
             units=self.units,
             findings=Findings(),
-            shape=tuple(several[0]),
-            shapes=tuple(tuple(s) for s in several),
+            shape=shapes[0],
+            shapes=tuple(shapes),
             arguments=arguments,
             batch=self.batch,
             varying=frozenset(k for k, v in arguments.items() if self._varies(v)),
