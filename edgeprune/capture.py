@@ -133,13 +133,14 @@ def capture(
         raise CaptureError(problem)
     sample = sample.detach().clone()
     name = type(model).__name__
+    whole = LogitsOnly(model, output)
     with evaluating(model):
-        whole = LogitsOnly(model, output)
-        logits = answer(whole, sample, name)
-        if problem := logits_problem(logits, len(sample)):
-            raise CaptureError(problem)
+        logits, again = (answer(whole, sample, name) for _ in range(2))
+    if problem := logits_problem(logits, len(sample)):
+        raise CaptureError(problem)
+    with evaluating(model):  # again, so that nothing that forward has written is recorded
         plain, notes = without_parametrizations(model)
-        reference = Reference(model=whole, name=name, sample=sample, logits=logits)
+        reference = Reference(model=whole, name=name, sample=sample, logits=logits, again=again)
         traced = trace(LogitsOnly(plain, output), reference)
     return Captured(
         module=traced.module,

@@ -22,12 +22,14 @@ class Reference:
         name: of the model's class, for messages.
         sample: (N, C, H, W).
         logits: for the sample, (N, K).
+        again: for the same sample, a second time.
     """
 
     model: nn.Module
     name: str
     sample: Tensor
     logits: Tensor
+    again: Tensor
 
     def problem(self, graph: fx.GraphModule, *, dynamic_batch: bool, drawn: str) -> str | None:
         """Say how a graph differs from the model, at a batch that was not traced if it may.
@@ -37,9 +39,15 @@ class Reference:
         Raises:
             CaptureError: the model answers differently each time.
         """
+        if _difference(self.again, self.logits) > EXPORT_TOLERANCE:
+            where = f" ({drawn})" if drawn else ""
+            raise CaptureError(
+                f"{self.name} gives other logits each time it sees the same images, in evaluation "
+                f"mode too{where}: it draws random numbers or counts its calls; make that depend "
+                "on self.training"
+            )
         problem = self._differs(graph, self.sample, self.logits)
         if problem is not None:
-            self._require_repeatable(drawn)
             return problem
         if not dynamic_batch:
             return None
@@ -63,17 +71,6 @@ class Reference:
         return (
             f"the captured graph differs from the model by {difference:.1e} relative: the model "
             "computes something that export does not see (a global, a hook, a number of Python)"
-        )
-
-    def _require_repeatable(self, drawn: str) -> None:
-        again = answer(self.model, self.sample, self.name)
-        if _difference(again, self.logits) <= EXPORT_TOLERANCE:
-            return
-        where = f" ({drawn})" if drawn else ""
-        raise CaptureError(
-            f"{self.name} gives other logits each time it sees the same images, in evaluation mode "
-            f"too{where}: it draws random numbers or counts its calls; make that depend on "
-            "self.training"
         )
 
 

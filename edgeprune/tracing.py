@@ -107,8 +107,13 @@ def _export(
     strict: bool = False,
 ) -> torch.export.ExportedProgram:
     forget(model)
-    with _quietly(), torch.no_grad():
-        return torch.export.export(model, (sample.clone(),), dynamic_shapes=dynamic, strict=strict)
+    try:
+        with _quietly(), torch.no_grad():
+            return torch.export.export(
+                model, (sample.clone(),), dynamic_shapes=dynamic, strict=strict
+            )
+    finally:
+        forget(model)  # what it kept meanwhile has no values
 
 
 @contextlib.contextmanager
@@ -136,7 +141,7 @@ def _own(exported: torch.export.ExportedProgram, model: LogitsOnly, sample: Tens
     drawn = random_operators(graph)
     out_of_place(graph)
     keep_input(graph)
-    kept = keep_tensors(graph)
+    kept = tuple(name.removeprefix(f"{WRAPPED}.") for name in keep_tensors(graph))
     without_unused(graph)
     tensors = _name_as_the_user_does(graph, original, model)
     names = trainable(model.whole_model) & tensors.keys()

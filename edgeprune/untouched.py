@@ -25,7 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         if type(value) in (dict, list, OrderedDict)
     ]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.eval()
+    forget(model)
     try:
         yield
     finally:
@@ -44,8 +44,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def forget(model: nn.Module) -> None:
     """Let the model drop what it computed from its weights and kept for evaluation.
 
-    Such caches are cleared, by convention, on the way into training mode. Export
-    would take what lies in them for constants, and the weights for unused.
+    Such caches are cleared, by convention, on the way into training mode. They may
+    be older than the weights; and export would take what lies in them for constants.
     """
     model.train()
     model.eval()

@@ -176,9 +176,8 @@ class Shuffle(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3)
-        self.branch = nn.Sequential(
-            nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 1)
-        )
+        depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.branch = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), depthwise, nn.Conv2d(4, 4, 1))
         self.grouped = nn.Conv2d(8, 16, 1, groups=2)
         self.fc = nn.Linear(16, ANSWERS)
 
