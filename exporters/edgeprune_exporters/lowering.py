@@ -20,6 +20,7 @@ from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
 from edgeprune_exporters.folding import fold_constants
 from edgeprune_exporters.runtimes import INPUT
+from edgeprune_exporters.tidying import tidy
 
 OUTPUT: Final = "logits"
 BATCH: Final = "batch"
@@ -69,9 +70,11 @@ def _translate(captured: Captured, opset: int) -> onnx.ModelProto:
         opset_version=opset,
         dynamic_shapes=names,
         verbose=False,
+        optimize=False,
     )
     if program is None:
         raise ExportError("torch.onnx returned nothing")
+    tidy(program.model)
     return program.model_proto
 
 
