@@ -36,11 +36,11 @@ class Asked(NamedTuple):
 
 
 def find_limits(
-    groups: Sequence[ChannelGroup], budget: Budget, names: Mapping[str, str]
+    groups: Sequence[ChannelGroup], budget: Budget, tensors: Collection[str]
 ) -> dict[str, Limit]:
     """Return the limits of every group, by its name.
 
-    names: for each name of a parameter or buffer the one that groups know it by.
+    tensors: names of the model's parameters and buffers.
 
     Raises:
         UsageError: a pattern or kind that matches nothing, or limits that no
@@ -50,7 +50,7 @@ def find_limits(
     cut = [g for g in groups if not budget.kinds or g.kind in budget.kinds]
     floors = _highest(cut, budget.floors)
     ceilings = _lowest(cut, budget.ceilings)
-    whole = _asked_whole(groups, budget, names)
+    whole = _asked_whole(groups, budget, tensors)
     left_out = {g.name for g in groups} - {g.name for g in cut}
     limits = {}
     for group in groups:
@@ -116,17 +116,17 @@ def _and_above(name: str) -> list[str]:
 
 
 def _asked_whole(
-    groups: Sequence[ChannelGroup], budget: Budget, names: Mapping[str, str]
+    groups: Sequence[ChannelGroup], budget: Budget, tensors: Collection[str]
 ) -> dict[str, str]:
     """Map the groups that are to stay whole to the option and pattern that says so."""
     whole: dict[str, str] = {}
     for pattern in budget.keep_groups:
         for name in select(pattern, [g.name for g in groups], "channel group", "keep-group"):
             whole.setdefault(name, f"keep-group '{pattern}'")
-    above = {place: None for name in names for place in _and_above(name)}
+    above = dict.fromkeys(place for name in tensors for place in _and_above(name))
     for pattern in budget.freeze:
         places = set(select(pattern, above, "module or parameter", "freeze"))
-        frozen = {known for name, known in names.items() if places.intersection(_and_above(name))}
+        frozen = {name for name in tensors if places.intersection(_and_above(name))}
         for group in groups:
             if any(occurrence.parameter in frozen for occurrence in group.parameters):
                 whole.setdefault(group.name, f"freeze '{pattern}'")

@@ -16,7 +16,7 @@ from edgeprune.attribution.scores import Scores
 from edgeprune.axes.analysis import Analysis, analyse
 from edgeprune.axes.groups import ChannelGroup
 from edgeprune.budget import Budget
-from edgeprune.capture import Captured, state, trainable
+from edgeprune.capture import Captured, trainable
 from edgeprune.errors import PlanError, UsageError
 from edgeprune.limits import find_limits
 from edgeprune.obstacles import obstacles
@@ -69,7 +69,7 @@ def make_plan(
         names=names,
         scores=scores,
         budget=budget,
-        limits=find_limits(analysis.groups, budget, _known_as(dense, analysis)),
+        limits=find_limits(analysis.groups, budget, tuple(analysis.parameters)),
         align=align,
         ranking=ranking,
     )
@@ -84,13 +84,6 @@ def _check_groups(analysis: Analysis, names: frozenset[str]) -> None:
     reasons = "; ".join(each.reason for each in first) or "it has no channels"
     more = f"; and {len(rest)} more, see `edgeprune inspect`" if rest else ""
     raise PlanError(f"nothing can be removed from this model: {reasons}{more}")
-
-
-def _known_as(dense: Captured, analysis: Analysis) -> dict[str, str]:
-    """Map every name of a tensor, tied ones have several, to the one in the analysis."""
-    tensors = state(dense.module)
-    known = {id(tensors[name]): name for name in analysis.parameters}
-    return {name: known[id(tensor)] for name, tensor in tensors.items() if id(tensor) in known}
 
 
 def _check_scores(analysis: Analysis, scores: Scores) -> None:
