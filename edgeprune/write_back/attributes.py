@@ -62,8 +62,11 @@ def kinds(model: nn.Module, constants: Mapping[str, list[Constant]]) -> tuple[Ki
     """Find the attributes that may follow the cut, in a model of dense attributes."""
     together: dict[Any, list[str]] = {}
     nearest: dict[str, list[Constant]] = {}
+    # The graph may know a module by another path than its first.
+    every = model.named_modules(remove_duplicate=False)
+    shared = {id(module): constants[path] for path, module in every if path in constants}
     for path, module in model.named_modules():
-        nearest[path] = constants.get(path) or nearest.get(path.rpartition(".")[0], [])
+        nearest[path] = shared.get(id(module)) or nearest.get(path.rpartition(".")[0], [])
         key = type(module), tuple((c.operator, c.place) for c in nearest[path])
         if nearest[path]:
             together.setdefault(key, []).append(path)
@@ -89,7 +92,7 @@ def compute_own_scale(model: nn.Module, paths: frozenset[str]) -> None:
 
 def _kind(model: nn.Module, paths: Sequence[str], several: Sequence[list[Constant]]) -> Kind:
     modules = [vars(model.get_submodule(path)) for path in paths]
-    read = _read_in_forward(type(model.get_submodule(paths[0])))
+    read = _read_in_forward(model.get_submodule(paths[0]))
     choices: dict[str, tuple[Values, ...]] = {}
     for name, value in modules[0].items():
         if name in SPATIAL or name not in read:
@@ -133,20 +136,19 @@ def _numbered(found: list[Constant], places: set[Place]) -> Iterator[tuple[int, 
 
 def _several_numbers(name: str, values: Values, several: Sequence[list[Constant]]) -> list[Values]:
     """List what sequences may become: as a whole, else number by number."""
+    dense = tuple(map(tuple, values))
     whole = [
-        tuple(type(v)(found[index].slim) for v, found in zip(values, several, strict=True))
+        tuple(found[index].slim for found in several)
         for index in range(len(several[0]))
-        if all(tuple(v) == f[index].dense for v, f in zip(values, several, strict=True))
+        if all(d == found[index].dense for d, found in zip(dense, several, strict=True))
     ]
-    changed = [after for after in dict.fromkeys(whole) if after != values]
-    if changed:
-        return changed
-    columns = []
-    for column in zip(*values, strict=True):
-        found = _numbers(name, column, several)
-        columns.append(found[0] if found else column)
-    after = tuple(type(v)(row) for v, row in zip(values, zip(*columns, strict=True), strict=True))
-    return [] if after == values else [after]
+    columns = [next(iter(_numbers(name, c, several)), c) for c in zip(*dense, strict=True)]
+    options = dict.fromkeys([*whole, tuple(zip(*columns, strict=True))])
+    return [
+        tuple(type(v)(row) for v, row in zip(values, after, strict=True))
+        for after in options
+        if after != dense
+    ]
 
 
 def _is_int(value: object) -> TypeGuard[int]:
@@ -158,15 +160,15 @@ def _is_ints(value: object, length: int) -> bool:
     return len(sequence) == length > 0 and all(_is_int(v) for v in sequence)
 
 
-def _read_in_forward(kind: type[nn.Module]) -> frozenset[str]:
+def _read_in_forward(module: nn.Module) -> frozenset[str]:
     """Return every name that ``forward``, and what it calls of its own class, looks up.
 
     What other code reads, a new head's width for one, may have another meaning.
     """
     found: set[str] = set()
-    waiting = ["forward"]
+    waiting = ["forward"]  # which may be another method under that name, set on the instance
     while waiting:
-        new = _names(_code(inspect.getattr_static(kind, waiting.pop(), None))) - found
+        new = _names(_code(inspect.getattr_static(module, waiting.pop(), None))) - found
         found |= new
         waiting += new
     return frozenset(found)

@@ -41,7 +41,7 @@ def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a module the values and shapes of a cut graph's tensors, as copies.
 
     Raises:
-        CutError: a tensor is larger than the module's, or is no tensor of it.
+        CutError: a parameter is larger than the module's.
     """
     own = state(module)
     names: dict[int, list[str]] = {}
@@ -95,6 +95,8 @@ def _write_plain(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _require_smaller(name: str, before: Tensor, value: Tensor) -> None:
+    if not isinstance(before, nn.Parameter):
+        return  # code may compute a buffer anew, in another shape, when it first needs it
     sizes = zip(before.shape, value.shape, strict=False)
     if before.dim() != value.dim() or any(new > old for old, new in sizes):
         raise CutError(

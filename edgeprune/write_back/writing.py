@@ -54,8 +54,8 @@ def to_module(slim: Captured, model: nn.Module, *, output: Output = None) -> nn.
     difference = _search(candidate, known, judge)
     if difference is not None:
         raise CutError(_refusal(candidate, difference, both))
-    for path, module in model.named_modules():
-        candidate.get_submodule(path).training = module.training
+    for path, module in candidate.named_modules():
+        module.training = model.get_submodule(path).training
     return candidate
 
 
