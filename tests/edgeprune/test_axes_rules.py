@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeprune.axes import analyse
-from edgeprune.axes.op import RULES, rule_for
+from edgeprune.axes.op import RULES, Rule, rule_for
 from edgeprune.capture import capture
 from edgeprune.cut import cut
 from edgeprune.verify import verify_cut
@@ -26,12 +26,42 @@ def test_an_unknown_operator_freezes_its_channels_and_is_named(
     assert reasons(frozen, "conv.weight") == {"image channels", "aten.relu.default: no rule"}
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [lambda op, x: x[:-1], lambda op, x: x[7], lambda op, x, y: x],
+    ids=["too few axes", "an axis that is not there", "an argument that is not there"],
+)
 def test_a_rule_that_does_not_fit_freezes_instead_of_guessing(
-    monkeypatch: pytest.MonkeyPatch,
+    rule: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense = probe(lambda m, x: F.relu(x))
-    monkeypatch.setitem(RULES, "aten.relu", lambda op, x: x[:-1])
-    assert channels(analyse(dense)) == 0
+    monkeypatch.setitem(RULES, "aten.relu", rule)
+    analysis = analyse(dense)
+    assert channels(analysis) == 0
+    assert "aten.relu.default: no rule for this form" in reasons(analysis, "conv.weight")
+
+
+def test_a_number_of_elements_stays_what_it_was() -> None:
+    dense = probe(lambda m, x: x * x.numel())
+    assert channels(analyse(dense)) == 8
+    check(dense)
+
+
+def test_what_becomes_a_number_but_no_size_is_locked() -> None:
+    dense = probe(lambda m, x: F.relu(x))
+    graph = dense.module.graph
+    (made,) = (node for node in graph.nodes if node.name == "conv2d")
+    with graph.inserting_after(made):
+        graph.call_function(torch.ops.aten.sym_numel.default, (made,))
+    assert any("used as a number" in r for r in reasons(analyse(dense), "conv.weight"))
+
+
+def test_several_results_of_an_unknown_operator_are_frozen_one_by_one() -> None:
+    dense = probe(lambda m, x: torch.ops.aten.frexp.Tensor(x)[0])
+    analysis = analyse(dense)
+    assert channels(analysis) == 0
+    assert reasons(analysis, "conv.weight") == {"image channels", "aten.frexp.Tensor: no rule"}
+    check(dense, vacuous=True)
 
 
 def test_a_position_in_the_batch_is_not_given_the_batch_of_the_analysis() -> None:
