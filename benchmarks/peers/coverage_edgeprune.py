@@ -90,8 +90,7 @@ def _prune_each_kind(journal: Journal, dense: Captured, whole: Plan, images: Ten
     """Prove a cut of half of each kind of group alone."""
     proofs: dict[str, float | None] = {}
     for kind in dict.fromkeys(group.kind for group in whole.groups if group.removed):
-        plan = random_plan(dense, kind, share=SHARE)
-        step = partial(_cut_and_verify, dense, plan, images)
+        step = partial(_prove_kind, dense, kind, images)
         proofs[kind] = journal.run(f"proof_{kind}", step)
         journal.note({"kinds_max_rel": proofs})
 
@@ -105,6 +104,10 @@ def _prune_to_half_of_the_macs(journal: Journal, dense: Captured, images: Tensor
     if proof is not None:
         left = plan.predicted["macs"] / plan.dense["macs"]
         journal.note({"macs": left, "macs_max_rel": proof})
+
+
+def _prove_kind(dense: Captured, kind: str, images: Tensor) -> float:
+    return _cut_and_verify(dense, random_plan(dense, kind, share=SHARE), images)
 
 
 def _cut_and_verify(dense: Captured, plan: Plan, images: Tensor) -> float:

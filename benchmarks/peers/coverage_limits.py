@@ -80,7 +80,7 @@ def _as_they_end(waiting: dict[Future[None], Task]) -> Iterator[Task]:
 
 def _run(task: Task, limits: Limits, running: set[subprocess.Popen[bytes]]) -> None:
     task.path.unlink(missing_ok=True)
-    log = task.path.with_suffix(".log")
+    log = _log(task)
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("wb") as stream:
@@ -123,8 +123,19 @@ def _conclude(task: Task, ended: str | None, seconds: float) -> None:
     facts: dict[str, Any] = read(task.path) or {"stages": {}, "finished": False}
     facts |= {"family": task.family, "tool": task.tool, "wall_seconds": round(seconds, 1)}
     if not facts["finished"]:
-        stage = facts.get("running") or "start"
-        why = ended or "ended without a result"
+        stage = facts.get("running") or "worker"
+        why = f"{ended or 'ended without a result'}{_last_words(task)}"
         facts["stages"][stage] = {"seconds": round(seconds, 1), "error": why}
         facts |= {"finished": True, "ended": why}
     write_json(task.path, facts)
+
+
+def _last_words(task: Task) -> str:
+    """Return the last line that a worker printed, where an error's message stands."""
+    lines = _log(task).read_text(encoding="utf-8", errors="replace").split("\n")
+    words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f" ({words[:120]})" if words else ""
+
+
+def _log(task: Task) -> Path:
+    return task.path.with_suffix(".log")
