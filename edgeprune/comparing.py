@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeprune.errors import CaptureError
-from edgeprune.module import DROPOUTS, MODULE, TRAINING_ARGUMENT
+from edgeprune.module import MODULE
 from edgeprune.refusals import answer, first_line
 
 EXPORT_TOLERANCE: Final = 1e-4  # relative; the same operators in the same order, so usually 0
@@ -80,12 +80,21 @@ def random_operators(graph: fx.Graph) -> str:
     for node in graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
-        off = node.target in DROPOUTS and not node.args[TRAINING_ARGUMENT[node.target]]
-        if torch.Tag.nondeterministic_seeded in node.target.tags and not off:
+        if torch.Tag.nondeterministic_seeded in node.target.tags and not _off(node):
             module = node.meta.get(MODULE, "")
             name = node.target._schema.name.partition("::")[2]
             found[f"{name} at '{module}'" if module else name] = None
     return ", ".join(found)
+
+
+def _off(node: fx.Node) -> bool:
+    """Say whether an operator that may draw random numbers is told not to."""
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]  # an ATen operator
+    values = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    values |= dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+    modes = [values.get(name) for name in ("train", "training")]
+    shares = [values.get(name) for name in ("p", "dropout", "dropout_p")]
+    return False in modes or any(share == 0 for share in shares)
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

@@ -290,11 +290,19 @@ def test_torchs_own_branches_are_refused() -> None:
     assert "torch's 'cond'" in refusal(body)
 
 
+def _attending(x: Tensor, dropout: float) -> Tensor:
+    x = x[:, None, :, None]
+    return F.scaled_dot_product_attention(x, x, x, dropout_p=dropout)[:, 0, :, 0]
+
+
 @pytest.mark.parametrize(
     ("body", "drawn"),
     [
         (lambda m, x: m.logits(x) + torch.rand_like(m.logits(x)), "(rand_like)"),
         (lambda m, x: F.dropout(m.logits(x), 0.5), "(dropout)"),
+        (lambda m, x: F.dropout(F.dropout(m.logits(x), 0.5, training=False)), "too (dropout):"),
+        (lambda m, x: _attending(m.logits(x), 0.5), "(scaled_dot_product_attention)"),
+        (lambda m, x: _attending(torch.rand_like(m.logits(x)), 0), "too (rand_like):"),
         (lambda m, x: m.logits(x) * random.random(), ""),  # noqa: S311
         (lambda m, x: m.logits(x) * m.count.add_(1), ""),
     ],
