@@ -68,7 +68,7 @@ class GatedModel(nn.Module):
             )
         if len(gates) == 1 or self.by_sample:
             return self.interpreter(gates).run(images)  # type: ignore[no-any-return]
-        rows = zip(images.split(1), gates.split(1), strict=True)
+        rows = zip(torch.split(images, 1), torch.split(gates, 1), strict=True)
         return torch.cat([self._alone(image, row) for image, row in rows])
 
     def _alone(self, image: Tensor, gates: Tensor) -> Tensor:

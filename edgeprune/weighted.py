@@ -10,7 +10,7 @@ broadcast to its first operand.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from edgeprune.axes.op import plain_name
 
 Arguments = Mapping[str, Any]
+Dims = tuple[int, ...]
 Weighted = Callable[[Any, Arguments, Tensor], Any]
 
 
@@ -33,13 +34,13 @@ def run_weighted(target: Any, arguments: Arguments, weights: Tensor) -> Any:  # 
     return WEIGHTED[plain_name(target)](target, arguments, weights)
 
 
-def weighted_mean(x: Tensor, weights: Tensor, dims: Sequence[int]) -> Tensor:
+def weighted_mean(x: Tensor, weights: Tensor, dims: Dims) -> Tensor:
     """Return Σ g x / Σ g over ``dims``, which stay with size 1."""
     return (x * weights).sum(dims, keepdim=True) / _not_zero(_count(x, weights, dims))
 
 
 def standardise(
-    x: Tensor, weights: Tensor, dims: Sequence[int], *, eps: float | None, centred: bool = True
+    x: Tensor, weights: Tensor, dims: Dims, *, eps: float | None, centred: bool = True
 ) -> Tensor:
     """Return x less its weighted mean, over its weighted deviation.
 
@@ -51,7 +52,7 @@ def standardise(
     return x * torch.rsqrt(weighted_mean(x.square(), weights, dims) + floor)
 
 
-def _count(x: Tensor, weights: Tensor, dims: Sequence[int]) -> Tensor:
+def _count(x: Tensor, weights: Tensor, dims: Dims) -> Tensor:
     """Sum weights over ``dims`` as if they were expanded to x."""
     times = math.prod(x.shape[d] for d in dims if weights.shape[d] == 1)
     return weights.sum(dims, keepdim=True) * times
@@ -69,29 +70,29 @@ def _operand(arguments: Arguments) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
-def reduced_dims(arguments: Arguments, rank: int) -> list[int]:
+def _reduced_dims(arguments: Arguments, rank: int) -> Dims:
     """Return the dimensions that a reduction is over: all of them when it names none."""
     dim = arguments.get("dim")
     if dim is None or dim == []:
-        return list(range(rank))
-    return [d % rank for d in ([dim] if isinstance(dim, int) else dim)]
+        return tuple(range(rank))
+    return tuple(d % rank for d in ([dim] if isinstance(dim, int) else dim))
 
 
-def _shaped(value: Tensor, arguments: Arguments, dims: Sequence[int]) -> Tensor:
+def _shaped(value: Tensor, arguments: Arguments, dims: Dims) -> Tensor:
     """Drop the reduced dimensions unless they are wanted."""
-    return value if arguments.get("keepdim") else value.squeeze(tuple(dims))
+    return value if arguments.get("keepdim") else value.squeeze(dims)
 
 
 def _mean(target: object, arguments: Arguments, weights: Tensor) -> Tensor:
     x = _operand(arguments)
-    dims = reduced_dims(arguments, x.dim())
+    dims = _reduced_dims(arguments, x.dim())
     return _shaped(weighted_mean(x, weights, dims), arguments, dims)
 
 
 def _moments(arguments: Arguments, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return variance and mean, with as many positions as weights sum to."""
     x = _operand(arguments)
-    dims = reduced_dims(arguments, x.dim())
+    dims = _reduced_dims(arguments, x.dim())
     correction = arguments.get("correction", arguments.get("unbiased"))
     mean = weighted_mean(x, weights, dims)
     squares = ((x - mean).square() * weights).sum(dims, keepdim=True)
@@ -126,7 +127,7 @@ def _variance_and_mean(
     return _moments(arguments, weights)
 
 
-def _exponentials(x: Tensor, weights: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _exponentials(x: Tensor, weights: Tensor, dims: Dims) -> tuple[Tensor, Tensor]:
     """Return exp(x - top) and top, the maximum of what is left.
 
     What is not left may be larger than that; it is held at 1, so that a weight
@@ -139,23 +140,23 @@ def _exponentials(x: Tensor, weights: Tensor, dims: Sequence[int]) -> tuple[Tens
 
 def _softmax(target: object, arguments: Arguments, weights: Tensor) -> Tensor:
     x = _operand(arguments)
-    powers, _ = _exponentials(x, weights, [arguments["dim"]])
+    powers, _ = _exponentials(x, weights, (arguments["dim"],))
     return powers / _not_zero((powers * weights).sum(arguments["dim"], keepdim=True))
 
 
-def _log_sum(x: Tensor, weights: Tensor, dims: Sequence[int]) -> Tensor:
+def _log_sum(x: Tensor, weights: Tensor, dims: Dims) -> Tensor:
     powers, top = _exponentials(x, weights, dims)
     return _not_zero((powers * weights).sum(dims, keepdim=True)).log() + top
 
 
 def _log_softmax(target: object, arguments: Arguments, weights: Tensor) -> Tensor:
     x = _operand(arguments)
-    return x - _log_sum(x, weights, [arguments["dim"]])
+    return x - _log_sum(x, weights, (arguments["dim"],))
 
 
 def _logsumexp(target: object, arguments: Arguments, weights: Tensor) -> Tensor:
     x = _operand(arguments)
-    dims = reduced_dims(arguments, x.dim())
+    dims = _reduced_dims(arguments, x.dim())
     return _shaped(_log_sum(x, weights, dims), arguments, dims)
 
 
@@ -171,14 +172,14 @@ def _replaced(target: Any, arguments: Arguments, x: Tensor) -> Any:  # noqa: ANN
 def _maximum(target: object, arguments: Arguments, weights: Tensor) -> Any:  # noqa: ANN401
     """Draw what goes to the least value, where no maximum finds it."""
     x = _operand(arguments)
-    least = x.detach().amin(reduced_dims(arguments, x.dim()), keepdim=True)
+    least = x.detach().amin(_reduced_dims(arguments, x.dim()), keepdim=True)
     return _replaced(target, arguments, x * weights + least * (1 - weights))
 
 
 def _minimum(target: object, arguments: Arguments, weights: Tensor) -> Any:  # noqa: ANN401
     """Draw what goes to the greatest value, where no minimum finds it."""
     x = _operand(arguments)
-    greatest = x.detach().amax(reduced_dims(arguments, x.dim()), keepdim=True)
+    greatest = x.detach().amax(_reduced_dims(arguments, x.dim()), keepdim=True)
     return _replaced(target, arguments, x * weights + greatest * (1 - weights))
 
 
@@ -207,9 +208,8 @@ def _group_norm(target: object, arguments: Arguments, weights: Tensor) -> Tensor
 
 def _batch_norm(target: object, arguments: Arguments, weights: Tensor) -> Tensor:
     x = _operand(arguments)
-    dims = [d for d in range(x.dim()) if d != 1]
-    if plain_name(target) == "aten.instance_norm":
-        dims.remove(0)
+    by_image = plain_name(target) == "aten.instance_norm"
+    dims = tuple(range(2, x.dim())) if by_image else (0, *range(2, x.dim()))
     normal = standardise(x, weights, dims, eps=arguments["eps"])
     return affine(normal, arguments, _along_channels(x))
 

@@ -57,6 +57,15 @@ PRODUCTS: dict[str, tuple[Body, int]] = {
         lambda m, x: F.conv2d(x, m.square[:, :, None, None].expand(-1, -1, 3, 3), padding="same"),
         8,
     ),
+    "convolution beside the channels": (
+        lambda m, x: F.conv1d(tokens(x), m.spread[0].T[:, :, None], m.six), 8,
+    ),
+    "convolution beside the channels, strided": (
+        lambda m, x: F.conv1d(tokens(x), m.spread[0].T[:, :, None], stride=2), 0,
+    ),
+    "convolution along the channels": (
+        lambda m, x: F.conv1d(tokens(x), m.spread[0].T[:, :, None].expand(-1, -1, 3)), 0,
+    ),
     "convolution of one image": (
         lambda m, x: x + 0 * F.conv2d(x[0], m.square[:, :, None, None])[None], 8,
     ),

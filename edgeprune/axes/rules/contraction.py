@@ -57,10 +57,29 @@ def convolution(op: Op, x: Axes, weight: Axes, bias: Axes | None, *settings: obj
         read, out = merge([Axis(groups), weight[1]]), merge([group_out, outside])
         _count_groups(op, group)
     op.reads("input", len(batch), read)
-    _finish(op, weight, bias, out, space)
-    positions = math.prod(op.shape[len(batch) + 1 :]) * math.prod(a.size for a in weight[2:])
-    op.costs(positions, *batch, out, weight[1])
-    return (*batch, out, *(Axis(size) for size in op.shape[len(batch) + 1 :]))
+    _finish(op, weight, bias, out)
+    space_out = _through(op, space, weight[2:])
+    kernel = math.prod(axis.size for axis in weight[2:])
+    op.costs(kernel, *batch, out, weight[1], *space_out)
+    return (*batch, out, *space_out)
+
+
+def _through(op: Op, space: Axes, kernel: Axes) -> Axes:
+    """Pass positions that each come out alone; where neighbours meet, or some are skipped, fix."""
+    out = []
+    for d, (axis, width) in enumerate(zip(space, kernel, strict=True)):
+        size = op.shape[len(op.shape) - len(space) + d]
+        if width.size == 1 and axis.size == size and _step(op, d) == 1:
+            out.append(axis)
+        else:
+            op.fix(axis)
+            out.append(Axis(size))
+    return tuple(out)
+
+
+def _step(op: Op, dim: int) -> int:
+    stride = op.arguments["stride"]
+    return int(stride[dim] if len(stride) > 1 else stride[0])
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
@@ -81,7 +100,8 @@ def transposed_convolution(
         read, out = merge([Axis(groups), own]), merge([group, weight[1]])
         _count_groups(op, group)
     op.reads("input", len(batch), read)
-    _finish(op, weight, bias, out, space)
+    _finish(op, weight, bias, out)
+    op.fix(*space)
     positions = math.prod(axis.size for axis in (*space, *weight[2:]))
     op.costs(positions, *batch, weight[0], weight[1])
     return (*batch, out, *(Axis(size) for size in op.shape[len(batch) + 1 :]))
@@ -106,9 +126,9 @@ def _count_groups(op: Op, group: Axis) -> None:
     op.on_cut(rewrite)
 
 
-def _finish(op: Op, weight: Axes, bias: Axes | None, out: Axis, space: Axes) -> None:
+def _finish(op: Op, weight: Axes, bias: Axes | None, out: Axis) -> None:
     """State what all convolutions share."""
-    op.fix(*weight[2:], *space)
+    op.fix(*weight[2:])
     op.produces("weight", "conv", out)
     if bias is not None:
         op.unify(out, bias[0])

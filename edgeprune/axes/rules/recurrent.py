@@ -5,7 +5,7 @@ out of reach; the unit's column of the recurrent weight carries the gate instead
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import fx
@@ -103,7 +103,7 @@ def _start(op: Op, state: Axis, node: fx.Node, hidden: Axis) -> None:
     if free or node.target is not torch.ops.aten.zeros.default or not alone:
         op.unify(state, hidden)
         return
-    size = node.args[0]
+    size = cast(list[object], node.args[0])
 
     def rewrite(kept: Kept) -> dict[str, object]:
         return {"size": [*size[:-1], kept.count(hidden)]} if kept.shrinks(hidden) else {}

@@ -52,9 +52,9 @@ def extreme(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
     """Weigh the reduced axis, unless positions are asked for as well; or compare two tensors."""
     if rest and is_axes(rest[0]):
         return broadcast(op, [x, rest[0]])
-    if op.returns_list and _positions_are_used(op):
-        return positions(op, x, op.arguments["dim"])
-    return statistic(op, x)
+    comparing = op.returns_list and _positions_are_used(op)
+    out: Axes | list[Axes] = (positions if comparing else statistic)(op, x)
+    return out
 
 
 def _positions_are_used(op: Op) -> bool:
