@@ -206,5 +206,6 @@ def settle(model: nn.Module, images: Tensor) -> None:
             assert variance is not None
             noise = torch.rand(2, len(mean), generator=generator)
             mean += (noise[0] - 0.5) * 0.2 * variance.sqrt()
-            # A channel that hardly varies would be amplified, and rounding errors with it.
-            variance.clamp_(min=0.1 * float(variance.mean())).mul_(0.8 + 0.4 * noise[1])
+            # What hardly varies would be amplified, and rounding errors with it.
+            floor = 0.1 * float((variance + mean**2).mean())
+            variance.clamp_(min=floor).mul_(0.8 + 0.4 * noise[1])
