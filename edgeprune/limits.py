@@ -98,7 +98,7 @@ def check_kinds(groups: Iterable[ChannelGroup], kinds: Iterable[str]) -> None:
 
 def _near(pattern: str, names: Collection[str]) -> str:
     """Hint at what a pattern may have meant."""
-    plain = re.sub(r"[*?\[\]]", "", pattern)
+    plain = re.sub(r"[*?\[\]]", "", pattern).rstrip(".")
     # Also above the names themselves: 'layr4' is near 'layer4' and far from 'layer4.0.conv1'.
     candidates = dict.fromkeys(above for name in names for above in _and_above(name))
     near = difflib.get_close_matches(plain, candidates, n=SHOWN, cutoff=0.6)
