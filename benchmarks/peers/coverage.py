@@ -120,12 +120,22 @@ def _report(tasks: list[Task], names: tuple[str, ...], limits: str) -> Report:
 
 
 def _write(report: Report) -> None:
-    command = shlex.join(["python", "benchmarks/peers/coverage.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/peers/coverage.py", *_public(sys.argv[1:])])
     heading = f"`{command}`: {report.setting}.\n\n{report.summary()}\n\n{report.agreement()}"
     _replace(RESULTS, "coverage", f"## Coverage\n\n{heading}\n\n{report.table()}")
     _replace(PAGE, "coverage summary", f"{heading}")
     _replace(PAGE, "coverage failures", report.failures())
     _replace(PAGE, "coverage table", report.table())
+
+
+def _public(arguments: list[str]) -> list[str]:
+    """Drop the work folder: where it lies is no one else's concern."""
+    kept: list[str] = []
+    for position, argument in enumerate(arguments):
+        value = position > 0 and arguments[position - 1] == "--work"
+        if not value and argument.partition("=")[0] != "--work":
+            kept.append(argument)
+    return [argument for argument in kept if argument != "--fresh"]
 
 
 def _replace(path: Path, name: str, text: str) -> None:
