@@ -20,7 +20,7 @@ from torch import Tensor, fx
 import edgeprune.axes.rules  # noqa: F401 - fills the rule table
 from edgeprune.axes.frozen import FrozenAxis, find_frozen
 from edgeprune.axes.groups import ChannelGroup, group_units
-from edgeprune.axes.op import Findings, Kept, Op, bind, describe, rule_for
+from edgeprune.axes.op import Findings, Kept, Op, Rule, bind, describe, rule_for
 from edgeprune.axes.shapes import PROBE_BATCH, Value, infer_shapes
 from edgeprune.axes.units import Axes, Axis, Units
 from edgeprune.capture import Captured, state
@@ -172,16 +172,20 @@ class _Walk:
         if rule is None:
             return self._freeze(node, shape, "no rule")
         op = self._op(node, several)
-        try:
-            axes = rule(op, *(self._value(argument) for argument in op.arguments.values()))
-            fits = _sizes(axes) == list(op.shapes)
-        # What a rule has not thought of must not stop the analysis, and tied too much at worst.
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            fits = False
-        if not fits:
+        axes = self._apply(rule, op)
+        if axes is None:
             return self._freeze(node, shape, "no rule for this form")
         self.findings.extend(op.findings)
         return axes
+
+    def _apply(self, rule: Rule, op: Op) -> Any:  # noqa: ANN401
+        """Return what a rule makes of an operator, None if that does not fit."""
+        try:
+            axes = rule(op, *(self._value(argument) for argument in op.arguments.values()))
+            return axes if _sizes(axes) == list(op.shapes) else None
+        # What a rule has not thought of must not stop the analysis; it ties too much at worst.
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            return None
 
     def _number(self, node: fx.Node, number: float) -> float:
         """Note which axis a size is read off; no other number may depend on what goes."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.axes import Analysis
+from edgeprune.axes.columns import occupied
 from edgeprune.capture import Captured, capture
 from edgeprune.cut import cut
 from edgeprune.verify import verify_cut
@@ -51,8 +52,7 @@ def probe(body: Body, out: int = 8, *, dynamic: bool = True) -> Captured:
 
 def channels(analysis: Analysis, parameter: str = "conv.weight") -> int:
     """Count the channels of a parameter that can be removed."""
-    columns = analysis.parameters[parameter][0].columns
-    return int(sum((column >= 0) for column in columns).astype(bool).sum()) if columns else 0
+    return int(occupied(analysis.parameters[parameter][0]).sum())
 
 
 def groups_of(analysis: Analysis, parameter: str = "conv.weight") -> dict[str, int]:

@@ -27,6 +27,7 @@ CASES: dict[str, tuple[Body, int, int, list[int]]] = {
     "permute": (lambda m, x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2), 8, 8, [8]),
     "squeeze": (lambda m, x: (x[:, None] * m.per_channel).squeeze(1), 8, 8, [8]),
     "squeeze of several": (lambda m, x: x[:, None, None].squeeze((1, 2)), 8, 8, [8]),
+    "squeeze a channel": (lambda m, x: x * x[:, 2:3].squeeze(1)[:, None], 8, 7, [7]),
     "shuffle by hand": (
         lambda m, x: F.relu(x.view(len(x), 2, 4, 6, 6).transpose(1, 2).reshape(len(x), 8, 6, 6)),
         8, 8, [2, 4],
@@ -35,7 +36,9 @@ CASES: dict[str, tuple[Body, int, int, list[int]]] = {
     "expand to channels": (lambda m, x: x * m.per_channel[:1].expand(8, 6, 6), 8, 8, [8]),
     "expand as": (lambda m, x: x * m.per_channel[None].expand_as(x), 8, 8, [8]),
     "broadcast to": (lambda m, x: x + m.per_channel.broadcast_to(8, 6, 6), 8, 8, [8]),
-    "broadcast tensors": (lambda m, x: sum(torch.broadcast_tensors(x, m.per_channel)), 8, 8, [8]),
+    "broadcast tensors": (
+        lambda m, x: torch.add(*torch.broadcast_tensors(x, m.per_channel)), 8, 8, [8],
+    ),
     "cat": (lambda m, x: torch.cat([x, F.relu(x)], 1), 16, 8, [8]),
     "concatenate": (lambda m, x: torch.concatenate([x, m.mix(x)], 1), 16, 8, [8]),
     "hstack": (lambda m, x: torch.hstack([x, m.mix(x)]), 16, 8, [8]),
@@ -47,6 +50,8 @@ CASES: dict[str, tuple[Body, int, int, list[int]]] = {
         lambda m, x: x * torch.dstack([m.slopes, m.slopes]).sum((0, 2))[:, None, None], 8, 8, [8],
     ),
     "stack": (lambda m, x: torch.stack([x, F.relu(x)], 2), 8, 8, [8]),
+    "stack of two": (lambda m, x: torch.stack([x, m.mix(x)], 2), 8, 8, [8]),
+    "cat in space of two": (lambda m, x: torch.cat([x, m.mix(x)], 2), 8, 8, [8]),
     "chunk": (lambda m, x: torch.mul(*x.chunk(2, 1)), 4, 8, [4]),
     "uneven chunk": (lambda m, x: torch.cat(x.chunk(3, 1)[::-1], 1), 8, 8, [8]),
     "split": (lambda m, x: torch.cat(x.split([3, 5], 1)[::-1], 1), 8, 8, [8]),
@@ -79,6 +84,9 @@ CASES: dict[str, tuple[Body, int, int, list[int]]] = {
     "tile": (lambda m, x: x.tile(3, 1, 1), 24, 8, [8]),
     "tile a vector": (lambda m, x: x * m.slopes.tile(1)[:, None, None], 8, 8, [8]),
     "repeat interleave": (lambda m, x: x.repeat_interleave(2, 1), 16, 8, [8]),
+    "repeat interleave of known size": (
+        lambda m, x: x.repeat_interleave(2, 1, output_size=16), 16, 8, [8],
+    ),
     "repeat interleave to channels": (
         lambda m, x: x * m.slopes[:1].repeat_interleave(8, 0)[:, None, None], 8, 8, [8],
     ),
