@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import edgeprune as ep
-from edgeprune.errors import CutError
+from edgeprune.errors import CaptureError, CutError
 from edgeprune.plan_document import GroupPlan, RemovedUnit
 
 KINDS: Final = ("all", "conv", "hidden")
@@ -83,7 +83,11 @@ def _row(name: str, seed: int) -> Row:
     model = timm.create_model(name, num_classes=10).eval()
     generator = torch.Generator().manual_seed(seed)
     _disturb(model, generator)
-    dense = ep.capture(model, torch.randn(2, 3, MODELS[name], MODELS[name], generator=generator))
+    images = torch.randn(2, 3, MODELS[name], MODELS[name], generator=generator)
+    try:
+        dense = ep.capture(model, images)
+    except CaptureError as error:
+        return Row(model=name, found=dict.fromkeys(KINDS, "–"), reasons=(str(error),))
     found: dict[str, str] = {}
     reasons: dict[str, None] = {}
     for kind in KINDS:

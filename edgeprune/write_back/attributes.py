@@ -20,6 +20,8 @@ from torch.nn.modules.conv import _ConvNd
 from edgeprune.write_back.constants import Constant, Number
 
 MOST: Final = 24  # ways to try for one kind of module
+OPTIONS: Final = 3  # values to try for one attribute
+NAMED, WRITTEN = 1000, 100  # what a place in the graph counts, where a size that comes out counts 1
 FUSED: Final = "fused_attn"  # timm's switch between fused attention and its own, with its own scale
 SPATIAL: Final = frozenset(
     {"kernel_size", "stride", "padding", "dilation", "output_padding", "training"}
@@ -40,16 +42,18 @@ class Kind:
     Attributes:
         paths: where they are.
         choices: for each attribute what it may become, likeliest first; the dense
-            values come last.
+            values are among them.
     """
 
     paths: tuple[str, ...]
     choices: Mapping[str, tuple[Values, ...]]
 
     def ways(self) -> Iterator[Way]:
-        """Yield assignments of all attributes, likeliest first."""
-        for chosen in islice(product(*self.choices.values()), MOST):
-            yield dict(zip(self.choices, chosen, strict=True))
+        """Yield assignments of all attributes, those with the likeliest values first."""
+        ranks = product(*(range(len(found)) for found in self.choices.values()))
+        for chosen in islice(sorted(ranks, key=sum), MOST):
+            pairs = zip(self.choices.items(), chosen, strict=True)
+            yield {name: found[rank] for (name, found), rank in pairs}
 
     def apply(self, model: nn.Module, way: Way) -> None:
         """Set the attributes of every module of this kind."""
@@ -104,23 +108,28 @@ def _kind(model: nn.Module, paths: Sequence[str], several: Sequence[list[Constan
             found = _several_numbers(name, values, several)
         else:
             continue
-        if found:
-            choices[name] = (*found, values)
+        if len(found) > 1:
+            choices[name] = tuple(found)
     return Kind(paths=tuple(paths), choices=choices)
 
 
 def _numbers(name: str, values: Values, several: Sequence[list[Constant]]) -> list[Values]:
-    """List what whole numbers may become: by how many places say so, written ones first."""
+    """List what whole numbers may become, by how many places say so.
+
+    Sizes that come out are weak evidence: where all that is written stays, so may the number.
+    """
     common = set.intersection(
         *(_places(v, found) for v, found in zip(values, several, strict=True))
     )
-    votes: dict[Values, int] = {}
+    votes: dict[Values, int] = {values: 0}
     for index, (_, argument, item) in _numbered(several[0], common):
         after = tuple(found[index].slim[item] for found in several)
-        if after != values:
-            weight = 10 if several[0][index].written else 1
-            votes[after] = votes.get(after, 0) + (1000 if argument == name else weight)
-    return sorted(votes, key=lambda after: -votes[after])
+        weight = (NAMED if argument == name else WRITTEN) if several[0][index].written else 1
+        if after != values or weight == NAMED:
+            votes[after] = votes.get(after, 0) + weight
+        elif weight == WRITTEN:
+            votes[values] = WRITTEN - 1
+    return sorted(votes, key=lambda after: -votes[after])[:OPTIONS]
 
 
 def _places(value: Number, found: list[Constant]) -> set[Place]:
@@ -142,12 +151,11 @@ def _several_numbers(name: str, values: Values, several: Sequence[list[Constant]
         for index in range(len(several[0]))
         if all(d == found[index].dense for d, found in zip(dense, several, strict=True))
     ]
-    columns = [next(iter(_numbers(name, c, several)), c) for c in zip(*dense, strict=True)]
-    options = dict.fromkeys([*whole, tuple(zip(*columns, strict=True))])
+    columns = [_numbers(name, column, several)[0] for column in zip(*dense, strict=True)]
+    changed = [after for after in (*whole, tuple(zip(*columns, strict=True))) if after != dense]
     return [
         tuple(type(v)(row) for v, row in zip(values, after, strict=True))
-        for after in options
-        if after != dense
+        for after in dict.fromkeys([*changed[: OPTIONS - 1], dense])
     ]
 
 

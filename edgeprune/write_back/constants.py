@@ -171,7 +171,7 @@ def _numbers(value: Any) -> Numbers:  # noqa: ANN401 - any argument of any opera
 
 def _name(node: fx.Node) -> str:
     schema = getattr(node.target, "_schema", None)
-    return str(schema.name).partition("::")[2] if schema else node.name
+    return str(schema.name).partition("::")[2] if schema else getattr(node.target, "__name__", "")
 
 
 def _at(module: str) -> str:

@@ -20,7 +20,7 @@ from edgeprune.write_back.constants import Constant, constants, own_scales
 from edgeprune.write_back.equality import Difference, Judge
 from edgeprune.write_back.tensors import copy_of, forget, write_tensors
 
-TRIALS: Final = 60
+TRIALS: Final = 100
 SHOWN: Final = 3
 
 
@@ -65,6 +65,10 @@ def _search(candidate: nn.Module, known: Sequence[Kind], judge: Judge) -> Differ
     for kind, ways in remaining.items():
         kind.apply(candidate, next(ways))
     order = {path: index for index, (path, _) in enumerate(candidate.named_modules())}
+
+    def progress(difference: Difference) -> tuple[bool, int]:
+        return not difference.error, order[difference.path]
+
     furthest: Difference | None = None
     for _ in range(TRIALS):
         follow_shapes(candidate)
@@ -72,7 +76,7 @@ def _search(candidate: nn.Module, known: Sequence[Kind], judge: Judge) -> Differ
         difference = judge.difference(candidate)
         if difference is None:
             return None
-        if furthest is None or order[difference.path] > order[furthest.path]:
+        if furthest is None or progress(difference) > progress(furthest):
             furthest = difference
         if not _try_another(candidate, remaining, difference.path):
             break
