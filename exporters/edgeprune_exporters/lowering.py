@@ -18,6 +18,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
+from edgeprune_exporters.attention import four_dimensional_attention
 from edgeprune_exporters.folding import fold_constants
 from edgeprune_exporters.runtimes import INPUT
 from edgeprune_exporters.tidying import tidy
@@ -56,6 +57,7 @@ def opset_of(graph: onnx.ModelProto) -> int:
 def _translate(captured: Captured, opset: int) -> onnx.ModelProto:
     module, sample = captured.clone().module.cpu(), captured.sample.cpu()
     fold_constants(module)
+    four_dimensional_attention(module)
     shapes, names = None, None
     if captured.dynamic_batch:
         # Batch 1 would be taken for a constant, so at least two samples are shown.
