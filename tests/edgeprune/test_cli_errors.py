@@ -187,6 +187,38 @@ def test_a_model_that_cannot_be_captured_names_the_line(run: Run, tiny: list[str
     assert "(net.py, line 11)" in line
 
 
+NOTHING_TO_CUT = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, num_classes))
+"""
+
+
+def test_a_model_of_which_nothing_can_be_cut_says_why(run: Run, tiny: list[str]) -> None:
+    Path("net.py").write_text(NOTHING_TO_CUT, encoding="utf-8")
+    line = fails(run, *tiny, "--model", "net.py:build")
+    assert "nothing can be removed from this model: model output; image" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep-group", "layr1.*"], "keep-group 'layr1.*' matches no channel group: did you"),
+        (["--freeze", "fcc"], "freeze 'fcc' matches no module or parameter: did you mean fc"),
+        (["--kinds", "heads"], "no channel group is of kind 'heads': this model has conv, width"),
+        (["--freeze", "*"], "1.000 of the dense model is left"),
+    ],
+)
+def test_what_to_leave_is_checked_before_any_training(
+    run: Run, tiny: list[str], words: list[str], message: str
+) -> None:
+    code, _, err = run(*tiny, *words)
+    assert code in (1, 2)
+    assert message in err.splitlines()[-1]
+    assert "is trained here" not in err
+
+
 def test_a_module_that_is_not_there_is_named(run: Run, tiny: list[str]) -> None:
     line = fails(run, *tiny, "--model", "no_such_module:build")
     assert "No module named 'no_such_module'; install it" in line

@@ -165,6 +165,8 @@ def test_whatever_is_asked_for_holds(
             assert count >= max(1, least - 1e-9)
             assert count <= max(1, most, np.ceil(least)) + 1e-9
         check_widths(analysis, plan, align)
+        if len(sizes) == 2 and not (budget.floors or budget.ceilings):
+            assert all(not group.removed for group in plan.groups if group.note)
         assert bool(plan.notes) == any(group.note for group in plan.groups)
     assert all(kept(smaller)[name] <= kept(larger)[name] for name in kept(larger))
     again = planned(dense, scores, budgets[0], align, ranking)
