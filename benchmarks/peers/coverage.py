@@ -10,6 +10,7 @@ interrupted run goes on where it stopped. Needs a checkout that is installed wit
 
 import os
 import shlex
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -84,6 +85,7 @@ def _finished(task: Task) -> bool:
 
 
 def _run(tasks: list[Task], limits: Limits, workers: int) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers as Ctrl-C does
     # The largest first, so that none of them is left over for the end.
     order = sorted(tasks, key=lambda task: -_expected_seconds(task.family))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

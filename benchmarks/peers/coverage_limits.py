@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from threading import Event
+from typing import Any, BinaryIO, Final
 
 from edgeprune.files import write_json
 from peers.coverage_journal import read
@@ -56,17 +57,17 @@ def limit_memory() -> None:
 
 
 def run_all(tasks: list[Task], limits: Limits, workers: int) -> Iterator[Task]:
-    """Run every task in a process of its own, several at a time; yield each as it ends."""
-    running: set[subprocess.Popen[bytes]] = set()
+    """Run every task in a process of its own, several at a time; yield each as it ends.
+
+    When the caller stops early, what still runs is ended and will be run again.
+    """
+    runner = _Runner(limits=limits)
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(_run, task, limits, running): task for task in tasks}
+        waiting = {pool.submit(runner.run, task): task for task in tasks}
         try:
             yield from _as_they_end(waiting)
         finally:
-            for future in waiting:
-                future.cancel()
-            for process in tuple(running):
-                _end(process)
+            runner.stop()
 
 
 def _as_they_end(waiting: dict[Future[None], Task]) -> Iterator[Task]:
@@ -78,26 +79,45 @@ def _as_they_end(waiting: dict[Future[None], Task]) -> Iterator[Task]:
             yield waiting[future]
 
 
-def _run(task: Task, limits: Limits, running: set[subprocess.Popen[bytes]]) -> None:
-    task.path.unlink(missing_ok=True)
-    log = _log(task)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", WORKERS[task.tool], task.family, str(task.path)],
-            cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT, MEMORY: str(limits.memory_gib)},
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-        running.add(process)
-        try:
-            ended = _wait(process, limits.seconds)
-        finally:
-            running.discard(process)
-    _conclude(task, ended, time.monotonic() - started)
+@dataclass(frozen=True, kw_only=True)
+class _Runner:
+    """Starts processes, and knows which of them to end when everything stops."""
+
+    limits: Limits
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    stopping: Event = field(default_factory=Event)
+
+    def stop(self) -> None:
+        """End what runs, and let nothing start any more."""
+        self.stopping.set()
+        for process in tuple(self.running):
+            _end(process)
+
+    def run(self, task: Task) -> None:
+        """Run one task to its end or its limit, and complete its journal."""
+        if self.stopping.is_set():
+            return
+        task.path.unlink(missing_ok=True)
+        _log(task).parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with _log(task).open("wb") as stream:
+            process = _start(task, self.limits, stream)
+            self.running.add(process)
+            ended = _wait(process, self.limits.seconds)
+            self.running.discard(process)
+        if not self.stopping.is_set():
+            _conclude(task, ended, time.monotonic() - started)
+
+
+def _start(task: Task, limits: Limits, output: BinaryIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", WORKERS[task.tool], task.family, str(task.path)],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT, MEMORY: str(limits.memory_gib)},
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> str | None:
