@@ -167,6 +167,25 @@ def test_weights_behind_a_cache_of_evaluation_are_still_parameters(tmp_path: Pat
     assert model.cache.keys() == kept.keys()
 
 
+class CachedPairs(Cached):
+    """Works on pairs of images, which only an odd batch shows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y.reshape(-1, 2, 4).flatten(0, 1)
+
+
+def test_a_batch_that_no_graph_takes_is_fixed_and_what_was_cached_meanwhile_dropped() -> None:
+    torch.manual_seed(0)
+    captured = capture(CachedPairs(), images(4, 4))
+    assert not captured.dynamic_batch
+    assert captured.notes == (
+        "fixed batch 4: the model does not export with dynamic batch "
+        "(the model itself fails at batch 9)",
+    )
+    assert "scales" in dict(captured.module.named_parameters())
+
+
 def test_a_batch_normalisation_that_always_uses_its_batch_never_switches() -> None:
     class Always(nn.Module):
         def __init__(self) -> None:

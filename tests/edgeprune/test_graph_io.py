@@ -12,7 +12,7 @@ from torch import fx
 
 from edgeprune.capture import Captured, load, load_tensors, save_tensors, state
 from edgeprune.errors import ModelError
-from edgeprune.graph_io import graph_from_json, graph_to_json
+from edgeprune.graph_io import graph_from_json, graph_to_json, is_plain_name
 
 from .models import TINY
 
@@ -94,6 +94,31 @@ def test_a_forged_graph_is_refused(name: str, stored: tuple[Entries, frozenset[s
     _first(entries, op).update(change)
     with pytest.raises(ModelError, match=r"stored graph"):
         graph_from_json(entries, tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("conv.weight", True),
+        ("blocks.block1-0.1x1.größe", True),
+        ("a b/c+d:e", True),
+        ("class.weight", False),
+        ("a..b", False),
+        ("", False),
+        ('a"b', False),
+        ("a\\b", False),
+        ("a\nb", False),
+        ("a(b)", False),
+    ],
+)
+def test_names_that_generated_code_can_hold(name: str, plain: bool) -> None:
+    assert is_plain_name(name) == plain
+
+
+def test_loaded_tensors_lie_in_memory_of_their_own(capture_of: CaptureOf, tmp_path: Path) -> None:
+    capture_of("Transformer").save(tmp_path)
+    tensors = load_tensors(tmp_path / "weights.safetensors")
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors.values())  # as torch allocates
 
 
 def test_a_forged_tensor_name_is_refused(capture_of: CaptureOf, tmp_path: Path) -> None:
