@@ -5,7 +5,7 @@ which it reads as choices among what this shape allows: whatever is drawn is a
 valid network, and smaller numbers make simpler ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -75,7 +75,7 @@ def parameter(*shape: int) -> nn.Parameter:
 
 
 Make = Callable[[Any, Choice], nn.Module]
-Join = Callable[[Any, Choice, list[nn.Module]], nn.Module]
+Join = Callable[[Any, Choice, Sequence[nn.Module]], nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ class Table:
         blocks: those that stand alone.
         joins: those that are made of branches.
         entangled: those in which a unit whose weights are all 0 still has an
-            influence: it takes part in a mean, a norm or a softmax over units.
+            influence: it takes part in a mean, a norm or a softmax over units, be they
+            channels or, where positions are mixed by weights, tokens or pixels.
     """
 
     blocks: dict[str, Make] = field(default_factory=dict)
@@ -115,3 +116,21 @@ class Table:
         if entangled:
             self.entangled.add(name)
         return make
+
+
+IMAGES: Final = Table()
+TOKENS: Final = Table()
+
+
+def shape_of(module: nn.Module, shape: Shape) -> Shape:
+    """Return the shape, without samples, of what a module makes of this shape."""
+    training = module.training
+    with torch.no_grad():
+        out = module.eval()(torch.zeros(2, *shape))
+    module.train(training)
+    return tuple(out.shape[1:])
+
+
+def conv(c: int, out: int, kernel: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Make a convolution that keeps the size of space."""
+    return nn.Conv2d(c, out, kernel, padding=kernel // 2, groups=groups)
