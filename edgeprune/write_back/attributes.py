@@ -21,7 +21,7 @@ from edgeprune.write_back.constants import Constant, Number
 
 MOST: Final = 24  # ways to try for one kind of module
 OPTIONS: Final = 3  # values to try for one attribute
-NAMED, WRITTEN = 1000, 100  # what a place in the graph counts, where a size that comes out counts 1
+WRITTEN: Final = 100  # what a constant counts, where a size that comes out counts 1
 FUSED: Final = "fused_attn"  # timm's switch between fused attention and its own, with its own scale
 SPATIAL: Final = frozenset(
     {"kernel_size", "stride", "padding", "dilation", "output_padding", "training"}
@@ -108,7 +108,7 @@ def _kind(model: nn.Module, paths: Sequence[str], several: Sequence[list[Constan
             found = _several_numbers(name, values, several)
         else:
             continue
-        if len(found) > 1:
+        if found != [values]:
             choices[name] = tuple(found)
     return Kind(paths=tuple(paths), choices=choices)
 
@@ -124,8 +124,10 @@ def _numbers(name: str, values: Values, several: Sequence[list[Constant]]) -> li
     votes: dict[Values, int] = {values: 0}
     for index, (_, argument, item) in _numbered(several[0], common):
         after = tuple(found[index].slim[item] for found in several)
-        weight = (NAMED if argument == name else WRITTEN) if several[0][index].written else 1
-        if after != values or weight == NAMED:
+        if argument == name:  # as torch's layers name what they hand to their operator
+            return [after]
+        weight = WRITTEN if several[0][index].written else 1
+        if after != values:
             votes[after] = votes.get(after, 0) + weight
         elif weight == WRITTEN:
             votes[values] = WRITTEN - 1
@@ -146,17 +148,20 @@ def _numbered(found: list[Constant], places: set[Place]) -> Iterator[tuple[int, 
 def _several_numbers(name: str, values: Values, several: Sequence[list[Constant]]) -> list[Values]:
     """List what sequences may become: as a whole, else number by number."""
     dense = tuple(map(tuple, values))
-    whole = [
-        tuple(found[index].slim for found in several)
+    matching = [
+        index
         for index in range(len(several[0]))
         if all(d == found[index].dense for d, found in zip(dense, several, strict=True))
     ]
+    whole = [tuple(found[index].slim for found in several) for index in matching]
     columns = [_numbers(name, column, several)[0] for column in zip(*dense, strict=True)]
-    changed = [after for after in (*whole, tuple(zip(*columns, strict=True))) if after != dense]
-    return [
-        tuple(type(v)(row) for v, row in zip(values, after, strict=True))
-        for after in dict.fromkeys([*changed[: OPTIONS - 1], dense])
-    ]
+    options = [after for after in (*whole, tuple(zip(*columns, strict=True))) if after != dense]
+    options = [*dict.fromkeys(options)][: OPTIONS - 1]
+    if any(several[0][index].argument == name for index in matching):
+        options = options[:1] or [dense]
+    else:
+        options.append(dense)
+    return [tuple(type(v)(row) for v, row in zip(values, after, strict=True)) for after in options]
 
 
 def _is_int(value: object) -> TypeGuard[int]:
