@@ -58,19 +58,27 @@ def trace(model: LogitsOnly, reference: Reference) -> Traced:
         CaptureError: the model cannot be exported, or computes something else
             once exported.
     """
+    traced = _with_dynamic_batch(model, reference)
+    return _with_fixed_batch(model, reference, traced) if isinstance(traced, str) else traced
+
+
+def _with_dynamic_batch(model: LogitsOnly, reference: Reference) -> Traced | str:
+    """Return the graph, or the reason why the model has none that takes any batch."""
     # Batch 1 would be taken for a constant, so at least two samples are shown.
     sample = reference.sample
     several = sample if len(sample) > 1 else sample.repeat(2, 1, 1, 1)
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
     try:
-        recorded = _own(_export_dynamic(model, several, dynamic), model, sample)
-        reason = reference.problem(recorded.module, dynamic_batch=True, drawn=recorded.drawn)
-        if reason is None:
-            return Traced(recorded.module, True, recorded.notes)
+        recorded = _own(_export_dynamic(model, several), model, sample)
+        problem = reference.problem(recorded.module, dynamic_batch=True, drawn=recorded.drawn)
     except CaptureError:
         raise
     except Exception as error:  # torch.export raises whatever the model's code met
-        reason = first_line(error)
+        return first_line(error)
+    return problem or Traced(recorded.module, True, recorded.notes)
+
+
+def _with_fixed_batch(model: LogitsOnly, reference: Reference, reason: str) -> Traced:
+    sample = reference.sample
     try:
         recorded = _own(_export(model, sample, None), model, sample)
     except CaptureError:
@@ -84,10 +92,9 @@ def trace(model: LogitsOnly, reference: Reference) -> Traced:
     return Traced(recorded.module, False, (note, *recorded.notes))
 
 
-def _export_dynamic(
-    model: nn.Module, sample: Tensor, dynamic: tuple[dict[int, Any]]
-) -> torch.export.ExportedProgram:
+def _export_dynamic(model: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
     """Export by running the model's code, or where ``len(x)`` made a constant, by reading it."""
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
     try:
         return _export(model, sample, dynamic)
     except Exception as error:  # torch.export raises whatever the model's code met
