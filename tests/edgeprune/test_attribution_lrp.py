@@ -206,6 +206,29 @@ def test_the_epsilon_rule_is_the_published_one_on_a_single_layer() -> None:
     torch.testing.assert_close(image[0] * gradient[0], expected, rtol=1e-4, atol=1e-7)
 
 
+class Wave(nn.Module):
+    """Frequencies that are powers of a number, as Fourier positions compute them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+        self.steps = nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv(x)).mean((2, 3)) + torch.sin(10.0**self.steps))
+
+
+def test_a_number_raised_to_a_tensor_keeps_its_own_gradient() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 8, 8)
+    wave = ep.capture(Wave(), images)
+    batches = [(images, torch.tensor([0, 1, 2]))]
+    (found,) = attribute(wave, batches, Lrp(explained="evidence", epsilon=0)).values.values()
+    (wanted,) = attribute(wave, batches, Taylor(explained="evidence")).values.values()
+    assert found.any()
+    torch.testing.assert_close(found, wanted)  # in a ReLU network LRP-0 is gradient × input
+
+
 def test_a_query_gets_no_relevance_but_its_gates_do() -> None:
     dense = _captured(Transformer)
     image = _images(1).requires_grad_()

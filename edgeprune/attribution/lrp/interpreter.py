@@ -56,7 +56,7 @@ class LrpInterpreter(GatedInterpreter):
         if node.name in self.paths.shared:
             return halved(args[0], result, self.epsilon, 0)
         rule = RULES.get(name)
-        if rule is None:
+        if rule is None or not isinstance(args[0], Tensor):  # 2 ** x has no signal to pass on to
             return result
         return rule(args[0], result, self.epsilon, self.paths.images.get(node.name, 0))
 
