@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from edgeprune.axes import analyse
-from edgeprune.capture import Captured
+from edgeprune.capture import Captured, capture
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates import GatedModel
 
@@ -29,6 +30,72 @@ def test_gates_by_sample_equal_one_sample_at_a_time(name: str, capture_of: Captu
     together = gated(images(3), gates)
     alone = [gated(images(3)[i : i + 1], gates[i : i + 1]) for i in range(3)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_all_images_run_together(name: str, capture_of: CaptureOf) -> None:
+    assert GatedModel(capture_of(name)).by_sample
+
+
+class Shared(nn.Module):
+    """A weight that is standardised: every row of gates makes another of it, for all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.weight = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(6, 8, 1, 1))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.layer_norm(self.weight, (8, 1, 1))
+        return self.head(F.conv2d(self.conv(x), weight).mean((2, 3)))
+
+
+class Mixed(nn.Module):
+    """The same, for a fixed number of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Shared()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.reshape(2, 3, 12, 12))
+
+
+@pytest.mark.parametrize("model", [Shared, Mixed])
+def test_what_all_images_share_takes_one_row_of_gates_at_a_time(model: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    gated = GatedModel(dense := capture(model().eval(), images(2)))
+    assert dense.dynamic_batch == (model is Shared)
+    assert not gated.by_sample
+    gates = torch.rand(2, gated.total)
+    x = images(2)
+    alone = [gated(x[[i, i]], gates[i : i + 1])[:1] for i in range(2)]
+    assert torch.allclose(gated(x, gates), torch.cat(alone), atol=1e-6)
+    with pytest.raises(EdgepruneError, match="not laid out by sample; score one sample"):
+        gated.interpreter(gates).run(x)
+
+
+class Interleaved(nn.Module):
+    """Images lie between blocks of a dimension: (block, image, position)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mix = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        y = self.conv(x).permute(2, 0, 3, 1).reshape(3 * n * 3, 8)
+        return self.head(F.relu(self.mix(y)).reshape(3, n, 3, 6).mean((0, 2)))
+
+
+def test_images_between_blocks_of_a_dimension_are_found() -> None:
+    torch.manual_seed(0)
+    gated = GatedModel(capture(Interleaved().eval(), images(2)))
+    assert gated.by_sample
+    gates, x = torch.rand(3, gated.total), images(3)
+    alone = [gated(x[i : i + 1], gates[i : i + 1]) for i in range(3)]
+    assert torch.allclose(gated(x, gates), torch.cat(alone), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -64,7 +64,16 @@ PRODUCTS: dict[str, tuple[Body, int]] = {
         lambda m, x: F.conv1d(tokens(x), m.spread[0].T[:, :, None], stride=2), 0,
     ),
     "convolution along the channels": (
-        lambda m, x: F.conv1d(tokens(x), m.spread[0].T[:, :, None].expand(-1, -1, 3)), 0,
+        lambda m, x: F.conv1d(tokens(x), m.spread[0].T[:, :, None].expand(-1, -1, 3), padding=1),
+        0,
+    ),
+    "convolution of each channel by its own image": (
+        lambda m, x: F.conv2d(
+            x.reshape(1, x.shape[0] * 8, 4, 4),
+            (means(x) @ m.square).tanh().reshape(-1, 1, 1, 1),
+            groups=x.shape[0] * 8,
+        ).reshape(-1, 8, 4, 4),
+        8,
     ),
     "convolution of one image": (
         lambda m, x: x + 0 * F.conv2d(x[0], m.square[:, :, None, None])[None], 8,
