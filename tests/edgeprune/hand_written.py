@@ -351,6 +351,8 @@ class NormalisedByHooks(nn.Module):
 class Shared(nn.Module):
     """One layer used twice, one weight under two names, constants that are no buffers."""
 
+    order: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 1)

@@ -209,6 +209,8 @@ def test_a_batch_normalisation_that_always_uses_its_batch_never_switches() -> No
 
 def test_a_buffer_that_forward_writes_is_used_as_it_was_at_capture() -> None:
     class Clamped(nn.Module):
+        limits: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("limits", torch.tensor([-9.0, 9.0]))
