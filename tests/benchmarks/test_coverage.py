@@ -86,7 +86,7 @@ def test_text_outside_the_marks_stays(tmp_path: Path) -> None:
 def test_a_journal_names_the_stage_that_failed_and_why(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "f.json", {"family": "f"})
     assert journal.run("good", lambda: 3) == 3
-    assert journal.run("bad", lambda: [].pop()) is None
+    assert journal.run("bad", [].pop) is None
     facts = read(tmp_path / "f.json")
     assert facts is not None
     assert facts["stages"]["good"]["error"] is None
