@@ -4,10 +4,15 @@ from collections import Counter
 from typing import Final
 
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
-from .graph_invariants import check_program
-from .random_graphs import Choice, Program, Step, programs
+from edgeprune.capture import capture
+from edgeprune.cut import cut
+
+from .graph_invariants import check_against_zeroed_weights, check_program
+from .models import random_plan
+from .random_graphs import Choice, Program, Step, build, images, programs
 from .random_parts import IMAGES, TOKENS
 
 # The same programs on every machine and in every run; slow drawing is capture's, not hypothesis'.
@@ -60,7 +65,7 @@ def test_every_form_of_every_block_holds_the_invariants(name: str, number: int) 
 def test_every_block_is_drawn() -> None:
     drawn: Counter[str] = Counter()
 
-    @settings(REPRODUCIBLE, max_examples=500, phases=[Phase.generate])
+    @settings(REPRODUCIBLE, max_examples=1000, phases=[Phase.generate])
     @given(programs())
     def draw(program: Program) -> None:
         drawn.update(program.names())
@@ -68,4 +73,16 @@ def test_every_block_is_drawn() -> None:
     draw()
     for table in (IMAGES, TOKENS):
         for name in (*table.blocks, *table.joins):
-            assert drawn[name] >= 3, name
+            assert drawn[name], name
+
+
+def test_the_check_against_zeroed_weights_sees_channels_that_changed_places() -> None:
+    model = build(alone("convolution", Choice()))
+    dense = capture(model, images(2))
+    slim = cut(dense, random_plan(dense))
+    check_against_zeroed_weights(model, dense, slim)
+    weight = slim.module.get_parameter("0.weight")
+    with torch.no_grad():
+        weight.copy_(weight.flip(0))
+    with pytest.raises(AssertionError, match="differs from zeroed weights"):
+        check_against_zeroed_weights(model, dense, slim)
