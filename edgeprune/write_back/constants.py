@@ -5,6 +5,7 @@ changes only sizes, ranges, groups and scales. The dense number beside the cut
 one is what an attribute of the module may have given.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -128,7 +129,7 @@ def _written(node: fx.Node, copy: fx.Node) -> Iterator[tuple[str, bool, Numbers,
         if isinstance(before, bool | torch.dtype | str):
             continue
         pair = _numbers(before), _numbers(after[argument])
-        if pair[0] and len(pair[0]) == len(pair[1]):
+        if pair[0] and len(pair[0]) == len(pair[1]) and pair[0] != (sys.maxsize,):
             yield argument, True, *pair
 
 

@@ -83,14 +83,22 @@ def _search(candidate: nn.Module, known: Sequence[Kind], judge: Judge) -> Differ
     return furthest
 
 
-def _try_another(candidate: nn.Module, remaining: Mapping[Kind, Iterator[Way]], path: str) -> bool:
-    """Give the module that differs, or one that holds it, its next likeliest attributes."""
+def _try_another(candidate: nn.Module, remaining: dict[Kind, Iterator[Way]], path: str) -> bool:
+    """Give the module that differs, or one that holds it, its next likeliest attributes.
+
+    What was tried in vain within that one is tried again: it may have got wrong inputs.
+    """
+    exhausted: list[Kind] = []
     for place in _upwards(path):
-        for kind, ways in remaining.items():
-            way = next(ways, None) if place in kind.paths else None
+        for kind in [kind for kind in remaining if place in kind.paths]:
+            way = next(remaining[kind], None)
             if way is not None:
                 kind.apply(candidate, way)
+                for inner in exhausted:
+                    remaining[inner] = inner.ways()
+                    inner.apply(candidate, next(remaining[inner]))
                 return True
+            exhausted.append(kind)
     return False
 
 

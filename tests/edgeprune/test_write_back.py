@@ -29,7 +29,7 @@ EXPRESSIBLE = [
 SLOW = [
     ("mobilevit_xxs", 256), ("test_mambaout", 160), ("test_nfnet", 160), ("test_coatnet", 160),
     ("densenet121", 64), ("mobilenetv3_small_050", 64), ("resnext50_32x4d", 64),
-    ("deit_tiny_patch16_224", 224),
+    ("deit_tiny_patch16_224", 224), ("halonet_h1", 256),
 ]  # fmt: skip
 
 CaptureOf = Callable[..., Captured]
