@@ -83,6 +83,12 @@ STUCK: dict[str, tuple[Body, str]] = {
         ),
         "a constant: aten.arange.default",
     ),
+    "grid by columns": (
+        lambda m, x: (
+            x * torch.meshgrid(torch.ones(6), torch.arange(8.0), indexing="xy")[1][..., None]
+        ),
+        "a constant: aten.arange.default",
+    ),
     "class numbers": (
         lambda m, x: x * F.one_hot((x.mean((1, 2, 3)) > 0).long(), 8)[..., None, None],
         "classes counted: aten.one_hot.default",

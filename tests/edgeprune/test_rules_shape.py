@@ -137,6 +137,11 @@ def test_what_stands_in_the_way_is_named(name: str) -> None:
     assert found - {"image channels"} == {r for r in found if reason in r}
 
 
+def test_what_takes_the_shape_of_another_loses_the_same_channels() -> None:
+    analysis = analyse(probe(lambda m, x: m.mix(x).flatten(2).reshape_as(x)))
+    assert groups_of(analysis, "conv.weight") == groups_of(analysis, "mix.weight") == {"conv": 8}
+
+
 def test_counts_that_depend_on_the_batch_stay_so() -> None:
     dense = probe(lambda m, x: x * m.per_channel.repeat(len(x), 1, 1, 1))
     assert dense.module(images(5, 6)).shape == (5, 5)

@@ -57,7 +57,7 @@ CASES: dict[str, tuple[Body, int, list[int]]] = {
     "pixel shuffle": (lambda m, x: F.pixel_shuffle(x, 2), 2, [2]),
     "pixel unshuffle": (lambda m, x: F.pixel_unshuffle(x, 2), 32, [8]),
     "shuffled and back": (lambda m, x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2) + x, 8, [2]),
-    "channel shuffle": (lambda m, x: F.channel_shuffle(x, 2) * m.per_channel, 8, [2, 4]),
+    "channel shuffle": (lambda m, x: F.channel_shuffle(x, 4) * m.per_channel, 8, [2, 4]),
     "grid sample": (lambda m, x: F.grid_sample(x, _grid(x), align_corners=False), 8, [8]),
 }  # fmt: skip
 
