@@ -181,7 +181,7 @@ def test_a_batch_that_no_graph_takes_is_fixed_and_what_was_cached_meanwhile_drop
     assert not captured.dynamic_batch
     assert captured.notes == (
         "fixed batch 4: the model does not export with dynamic batch "
-        "(the model itself fails at batch 9)",
+        "(the model itself fails at batch 5)",
     )
     assert "scales" in dict(captured.module.named_parameters())
 
