@@ -85,11 +85,12 @@ def programs(*, blocks: int = 2, depth: int = 1) -> st.SearchStrategy[Program]:
     return st.builds(Program, st.integers(0, 4), _steps(blocks, depth), heads, seeds)
 
 
-def programs_around(block: str, a: int) -> st.SearchStrategy[Program]:
-    """Draw small programs that hold one block of images or tokens, in the form of this number."""
+def programs_around(block: str, form: int | None = None) -> st.SearchStrategy[Program]:
+    """Draw small programs that hold one block of images or tokens, in one form or in any."""
     table = TOKENS if block in TOKENS.blocks or block in TOKENS.joins else IMAGES
+    first = st.integers(0, 11) if form is None else st.just(form)
     branches = st.tuples(*[_steps(1, 0, table)] * 2) if block in table.joins else st.just(())
-    choices = st.builds(Choice, st.just(a), st.integers(0, 11), st.integers(0, 11))
+    choices = st.builds(Choice, first, st.integers(0, 11), st.integers(0, 11))
     before, step, after = (
         _steps(1, 0, table),
         st.builds(Step, st.just(block), choices, branches),
