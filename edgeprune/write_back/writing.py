@@ -29,7 +29,8 @@ def to_module(slim: Captured, model: nn.Module, *, output: Output = None) -> nn.
 
     Its parameters, buffers and attributes are those of the cut; what the forward
     pass does not use stays as it is in ``model``. It is equal to 1e-4 relative on the
-    sample, on noise at another batch size, and with other weights on both sides.
+    sample, on noise at another batch size, and with other weights on both sides
+    (unless those give logits that are not finite).
     Fused attention whose scale the class derives from the new size is switched to
     the class's own (``fused_attn`` of timm).
 
