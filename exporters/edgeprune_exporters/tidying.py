@@ -9,7 +9,7 @@ project's graphs hold. So the same passes run here with the rules that do.
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
-from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter import RewritePass, RewriteRule
 from onnxscript.rewriter.rules import common as rules
 
 
@@ -33,7 +33,7 @@ def tidy(model: ir.Model) -> None:
     common.NameFixPass()(model)
 
 
-def _rules() -> list[object]:
+def _rules() -> list[RewriteRule]:
     return [
         rules.mul_by_1_rule,
         rules.add_0_rule,
