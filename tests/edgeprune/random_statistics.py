@@ -42,7 +42,7 @@ def statistic(shape: Shape, n: Choice) -> nn.Module:
         lambda x: x + x.logsumexp(1, keepdim=True),
         lambda x: x.cumsum(1),
         lambda x: x - x.max(1, keepdim=True)[0],
-        lambda x: x * x.std(1, keepdim=True, correction=0).sigmoid(),
+        lambda x: x * x.std((1, 2, 3), keepdim=True).sigmoid(),
     )
     return Apply(functions[n.a % len(functions)])
 

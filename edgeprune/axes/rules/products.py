@@ -71,12 +71,18 @@ def _product(op: Op, left: tuple[str, Axes], right: tuple[str, Axes]) -> Axes:
     op.unify(a[-1], b[from_b])
     _read(op, (left[0], a, -1), (right[0], b, from_b))
     batch = broadcast(op, [a[:-2], b[:-2]])
-    for axis in batch:
-        op.mark("heads", axis)
-    if batch:
-        op.mark("head_dim", a[-1])
+    _mark_heads(op, batch, (a[-1], *row, *column), both=op.varying >= {left[0], right[0]})
     op.costs(1, *batch, *row, a[-1], *column)
     return (*batch, *row, *column)
+
+
+def _mark_heads(op: Op, batch: Axes, inner: Axes, *, both: bool) -> None:
+    """State that units along the batch of a product of two activations are heads."""
+    if both and any(axis.columns for axis in batch):
+        for axis in batch:
+            op.mark("heads", axis)
+        for axis in inner:
+            op.mark("head_dim", axis)
 
 
 def _read(op: Op, left: tuple[str, Axes, int], right: tuple[str, Axes, int]) -> None:

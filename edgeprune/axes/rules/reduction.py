@@ -5,6 +5,7 @@ statistic is weighted by the gates. What answers with positions instead of
 values, or with which value is where, cannot lose any.
 """
 
+import math
 from collections.abc import Collection
 
 from edgeprune.axes.op import Op, rule
@@ -41,10 +42,22 @@ def norm(op: Op, x: Axes, order: float | None, dim: object = None, *rest: object
 def statistic(op: Op, x: Axes, *rest: object) -> Axes | list[Axes]:
     """Weigh what the statistic is taken over by its gates."""
     dims = _dims(x, op.arguments.get("dim"))
+    beside = math.prod(x[d].size for d in dims if x[d].frozen)
     for d in dims:
+        if beside <= _freedom_lost(op):
+            op.lock(x[d], why="unbiased: of a single position it is no number")
         op.averages("self", d, x[d])
     out = _reduced(op, x, dims)
     return [out for _ in op.shapes] if op.returns_list else out
+
+
+def _freedom_lost(op: Op) -> float:
+    """Return by how much a variance divides less than by the number of positions."""
+    for name in ("correction", "unbiased"):
+        if name in op.arguments:
+            given = op.arguments[name]
+            return 1.0 if given is None else float(given)
+    return 0.0
 
 
 @rule("aten.max", "aten.min")
