@@ -118,7 +118,6 @@ class _Scoring:
     images: int = 0
     total: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     per_class: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-    together: bool = True
 
     def add(self, images: Tensor, labels: Tensor) -> None:
         """Score one batch."""
@@ -161,16 +160,7 @@ class _Scoring:
 
     def _rows(self, batch: Batch) -> Tensor:
         """Attribute each image's decision, (N, U), as many images at once as the model takes."""
-        size = _rows_at_once(self.model, len(batch))
-        if self.together:
-            try:
-                return self._in_parts(batch, size)
-            except EdgepruneError:
-                # A tensor that is not laid out by sample takes one row of gates.
-                if size == 1 or not self.model.captured.dynamic_batch:
-                    raise
-                self.together = False
-        return self._in_parts(batch, 1)
+        return self._in_parts(batch, _rows_at_once(self.model, len(batch)))
 
     def _in_parts(self, batch: Batch, size: int) -> Tensor:
         parts = []
@@ -181,8 +171,11 @@ class _Scoring:
 
 
 def _rows_at_once(model: GatedModel, count: int) -> int:
+    """Return how many images are attributed at once; one where they share what carries gates."""
     captured = model.captured
-    return count if captured.dynamic_batch else len(captured.sample)
+    if not captured.dynamic_batch:
+        return len(captured.sample)
+    return count if model.by_sample else 1
 
 
 def _check_finite(model: GatedModel, values: Tensor, name: str) -> None:

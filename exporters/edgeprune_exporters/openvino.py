@@ -13,6 +13,7 @@ from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
+from edgeprune_exporters.barriers import separate_maps
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.lowering import opset_of
 from edgeprune_exporters.onnx import save_graph
@@ -56,6 +57,7 @@ def _convert(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
         model = openvino.Core().read_model(source)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot convert the ONNX graph: {last_line(error)}") from error
+    separate_maps(model)
     _name_operators(model)
     for section in list(model.rt_info.keys()):  # such as the metadata of the ONNX file
         del model.rt_info[section]

@@ -182,8 +182,7 @@ def test_images_need_not_be_outermost_inside_the_model(criterion: str) -> None:
 def test_a_model_that_computes_something_once_for_all_images_is_scored_one_by_one() -> None:
     images, labels = _batch(3)
     dense = _captured(Positions)
-    with pytest.raises(EdgepruneError, match="not laid out by sample"):
-        GatedModel(dense)(images, GatedModel(dense).ones(3))
+    assert not GatedModel(dense).by_sample
     together = attribute(dense, [(images, labels)])
     singly = attribute(dense, zip(images.split(1), labels.split(1), strict=True))
     for name, values in together.values.items():

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -264,6 +264,15 @@ def wait_for(process: subprocess.Popen[str], path: Path) -> None:
         time.sleep(0.002)
 
 
+@pytest.fixture
+def heeding_interrupts() -> Iterator[None]:
+    """Undo what a shell does to jobs in the background: they, and their children, ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
 def test_ctrl_c_is_one_line_and_leaves_what_is_complete(tmp_path: Path) -> None:
     process = started(tmp_path)
     wait_for(process, tmp_path / "slim.work" / "dense")

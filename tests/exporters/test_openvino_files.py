@@ -10,9 +10,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from edgeprune.capture import capture
 from edgeprune.errors import ExportError
-from edgeprune_exporters import Job
+from edgeprune.targets import load_target
+from edgeprune_exporters import Job, openvino
 from edgeprune_exporters.openvino import OpenvinoExporter
 from edgeprune_exporters.runtimes import import_openvino, load_openvino
 
@@ -64,3 +69,27 @@ def test_importing_openvino_starts_no_telemetry(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert not (tmp_path / "intel").exists()  # where telemetry keeps its identifier
+
+
+class MapThenConvolution(nn.Module):
+    """A map over 7 x 7 positions, before a convolution whose kernel is as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 7, padding=3)
+        self.register_buffer("map", torch.rand(7, 7) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.relu(self.stem(x)) / self.map).mean((2, 3))
+
+
+def test_a_map_over_space_is_not_folded_into_a_kernel_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 7, 7)
+    dense = capture(MapThenConvolution(), images)
+    job = Job(model=dense, target=load_target("cpu"), inputs=images, metadata={})
+    assert OpenvinoExporter().export(job, tmp_path).proof.ok
+    monkeypatch.setattr(openvino, "separate_maps", lambda model: None)
+    assert not OpenvinoExporter().export(job, tmp_path).proof.ok, "the barrier is not needed"
