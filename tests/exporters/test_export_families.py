@@ -1,4 +1,7 @@
-"""Every family of timm in every format: dense, and with half of every group gone."""
+"""Families of three kinds in every format: dense, and with half of every group gone.
+
+Cut models of all families are exported by the tests of families.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from edgeprune.recovery import recalibrate_batchnorm
 from edgeprune.targets import load_target
 from edgeprune_exporters import export
 
-from ..edgeprune.families import FAMILIES, Family, family, pictures
+from ..edgeprune.families import Family, family, pictures
 from ..edgeprune.models import random_plan
 
-QUICK = ("efficientnet", "nfnet", "vision_transformer")
+KINDS = ("efficientnet", "nfnet", "vision_transformer")
 
 
 def models(built: Family) -> tuple[Captured, Captured]:
@@ -27,13 +30,7 @@ def models(built: Family) -> tuple[Captured, Captured]:
     return dense, slim
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in sorted(FAMILIES)
-    ],
-)
+@pytest.mark.parametrize("name", KINDS)
 def test_dense_and_cut_files_equal_torch_at_batch_1_and_3(name: str, tmp_path: Path) -> None:
     built = family(name)
     for model in models(built):
