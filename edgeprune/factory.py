@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from edgeprune.errors import ModelError
+from edgeprune.refusals import first_line
 
 
 def call_factory(name: str, sizes: Mapping[str, int], arguments: Mapping[str, Any]) -> nn.Module:
@@ -87,9 +88,3 @@ def _accepted(factory: Callable[..., object], sizes: Mapping[str, int]) -> dict[
     except ValueError:  # built-in callables have no signature
         return {}
     return {name: value for name, value in sizes.items() if name in names}
-
-
-def first_line(error: Exception) -> str:
-    """Return the kind of an error and its first line, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -5,17 +5,16 @@ pruning compute a weight anew in every forward. A cut needs the weight itself.
 Invariant: the user's model keeps its parametrizations; a copy loses them.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from edgeprune.errors import CaptureError
+from edgeprune.untouched import deep_copy
 
 SHOWN = 3
 
@@ -38,7 +37,7 @@ def without_parametrizations(model: nn.Module) -> tuple[nn.Module, tuple[str, ..
     """
     if next(_computed(model), None) is None:
         return model, ()
-    plain = _copy(model)
+    plain = deep_copy(model)
     found: dict[str, list[str]] = {}
     for computed in list(_computed(plain)):
         with torch.no_grad():
@@ -105,23 +104,6 @@ def _hooked(path: str, module: nn.Module, hook: object) -> Computed | None:
 def _unpruned(module: nn.Module, name: str) -> nn.Module:
     pruned: nn.Module = prune.remove(module, name)  # type: ignore[no-untyped-call]
     return pruned
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """Copy a model; tensors that a hook computed, which torch refuses to copy, by value."""
-    memo = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # the user's own objects may refuse
-        raise CaptureError(
-            f"{type(model).__name__} has weights computed from others and cannot be copied "
-            f"({type(error).__name__}): remove the parametrizations from it before capturing"
-        ) from error
 
 
 def _join(path: str, name: str) -> str:

@@ -17,8 +17,9 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from edgeprune.errors import CaptureError, ModelError, UsageError, WeightsError
-from edgeprune.factory import call_factory, first_line
+from edgeprune.factory import call_factory
 from edgeprune.outputs import Output, logits_of
+from edgeprune.refusals import first_line
 from edgeprune.weights import damp_head, load_weights, timm_head
 
 # For a factory nothing is known: the statistics of ImageNet, and no border cut off.

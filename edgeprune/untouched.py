@@ -1,12 +1,15 @@
-"""Running a user's model without leaving a trace in it."""
+"""Running or copying a user's model without leaving a trace in it."""
 
 import contextlib
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from edgeprune.errors import CaptureError
 
 
 @contextlib.contextmanager
@@ -49,3 +52,24 @@ def forget(model: nn.Module) -> None:
     """
     model.train()
     model.eval()
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """Copy a model; tensors that a hook computed, which torch refuses to copy, by value.
+
+    Raises:
+        CaptureError: it cannot be copied.
+    """
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # the user's own objects may refuse
+        raise CaptureError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): take out "
+            "of it what refuses, or build it anew"
+        ) from error

@@ -3,7 +3,6 @@
 Invariant: a tensor has the same name in both; what is tied in either stays tied.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -12,28 +11,16 @@ from torch import Tensor, nn
 from edgeprune.errors import CutError
 from edgeprune.parametrizations import without_parametrizations
 from edgeprune.tensors import state
+from edgeprune.untouched import deep_copy, forget
 
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy the user's module in evaluation mode, its weights plain as capture makes them.
 
     Raises:
-        CutError: it cannot be copied.
+        CaptureError: it cannot be copied.
     """
-    memo = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:  # the user's own objects may refuse
-        raise CutError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), so "
-            "nothing can be written onto a copy of it; use the captured model itself"
-        ) from error
-    plain, _ = without_parametrizations(copied.eval())
+    plain, _ = without_parametrizations(deep_copy(model).eval())
     return plain
 
 
@@ -58,12 +45,6 @@ def write_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         for alias in names[id(before)]:
             _place(module, alias, after)
     forget(module)
-
-
-def forget(module: nn.Module) -> None:
-    """Let a module drop what it computed from earlier weights: such caches go with training."""
-    module.train()
-    module.eval()
 
 
 def _like(before: Tensor, value: Tensor) -> Tensor:

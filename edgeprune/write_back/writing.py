@@ -15,10 +15,11 @@ from edgeprune.capture import Captured, capture
 from edgeprune.errors import CutError
 from edgeprune.outputs import Output
 from edgeprune.tensors import state
+from edgeprune.untouched import forget
 from edgeprune.write_back.attributes import Kind, Way, compute_own_scale, follow_shapes, kinds
 from edgeprune.write_back.constants import Constant, constants, own_scales
 from edgeprune.write_back.equality import Difference, Judge
-from edgeprune.write_back.tensors import copy_of, forget, write_tensors
+from edgeprune.write_back.tensors import copy_of, write_tensors
 
 TRIALS: Final = 100
 SHOWN: Final = 3

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.axes import Analysis, analyse
+from edgeprune.axes.columns import occupied
 from edgeprune.capture import Captured, capture
 from edgeprune.cut import cut
 from edgeprune.gates import GatedModel
@@ -56,16 +57,7 @@ def captured(model: nn.Module) -> Captured:
 
 def free(analysis: Analysis, parameter: str, dim: int = 0) -> int:
     """Count the positions of a parameter that can go."""
-    axis = analysis.parameters[parameter][dim]
-    return (
-        int(sum((column >= 0) for column in axis.columns).astype(bool).sum()) if axis.columns else 0
-    )
-
-
-def reasons(analysis: Analysis, parameter: str) -> set[str]:
-    """Collect why a parameter cannot shrink."""
-    found = [axis for axis in analysis.frozen if axis.parameter == parameter]
-    return {reason for axis in found for reason in axis.reasons}
+    return int(occupied(analysis.parameters[parameter][dim]).sum())
 
 
 def distance(a: Tensor, b: Tensor) -> float:

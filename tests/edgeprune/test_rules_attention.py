@@ -12,7 +12,8 @@ from edgeprune.cut import cut
 from edgeprune.gates import GatedModel
 
 from .models import random_plan
-from .rule_case import captured, check, free, reasons
+from .probe import reasons
+from .rule_case import captured, check, free
 
 Attend = Callable[["Attention", Tensor, Tensor, Tensor], Tensor]
 

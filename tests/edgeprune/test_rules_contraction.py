@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from edgeprune.axes import analyse
 
-from .rule_case import Bench, Body, bench, captured, check, free, reasons
+from .probe import reasons
+from .rule_case import Bench, Body, bench, captured, check, free
 
 
 def tokens(x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from edgeprune.axes import analyse
 from edgeprune.gates import GatedModel
 
-from .rule_case import Bench, Body, bench, captured, check, free, reasons
+from .probe import reasons
+from .rule_case import Bench, Body, bench, captured, check, free
 
 
 def _standardised(m: Bench, x: Tensor) -> Tensor:

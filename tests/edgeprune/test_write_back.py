@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgeprune.axes import analyse
 from edgeprune.capture import Captured, capture, load
 from edgeprune.cut import cut
-from edgeprune.errors import CutError
+from edgeprune.errors import CaptureError, CutError
 from edgeprune.plan import Plan
 from edgeprune.write_back import to_module
 
@@ -440,5 +440,5 @@ def test_a_model_that_cannot_be_copied_is_refused(capture_of: CaptureOf) -> None
     model = build("Chain")
     model.drop = Stubborn()
     dense = capture(model, images(2))
-    with pytest.raises(CutError, match=r"Chain cannot be copied.*only one of me"):
+    with pytest.raises(CaptureError, match=r"Chain cannot be copied.*only one of me"):
         to_module(cut(dense, random_plan(dense)), model)
