@@ -12,9 +12,10 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -61,8 +62,9 @@ def main(  # noqa: PLR0917 - click passes options by name
         for tool in _chosen(tools, tuple(WORKERS), "tools")
     ]
     missing = [task for task in tasks if fresh or not _finished(task)]
-    _run(missing, Limits(seconds=limit, memory_gib=memory), workers)
-    report = _report(tasks, names, f"{limit:g} s, {memory:g} GiB, {workers} processes at a time")
+    limits = Limits(seconds=limit, memory_gib=memory)
+    _run(missing, limits, workers)
+    report = _report(tasks, names, f"{limits.text()}, {workers} processes at a time")
     for text in (report.summary(), report.agreement(), "Not working:", report.failures()):
         click.echo(f"{text}\n")
     if write:
@@ -117,7 +119,20 @@ def _report(tasks: list[Task], names: tuple[str, ...], limits: str) -> Report:
         ours=ours,
         peer=peer,
         models={name: FAMILIES[name][0] for name in names},
-        setting=f"{versions}; one thread each, {limits}; {os.cpu_count()} cores",
+        setting=f"{versions}; one thread each, {limits}; {os.cpu_count()} cores{_others(found)}",
+    )
+
+
+def _others(found: Mapping[tuple[str, str], dict[str, Any] | None]) -> str:
+    """Name the families that were given other limits than most, with theirs."""
+    by_limits: dict[str, set[str]] = {}
+    for (_, family), facts in found.items():
+        by_limits.setdefault((facts or {}).get("limits", ""), set()).add(family)
+    usual = max(by_limits, key=lambda limits: len(by_limits[limits]))
+    return "".join(
+        f"; {', '.join(sorted(families))}: {limits}"
+        for limits, families in sorted(by_limits.items())
+        if limits != usual
     )
 
 

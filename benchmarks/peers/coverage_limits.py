@@ -48,6 +48,10 @@ class Limits:
     seconds: float
     memory_gib: float
 
+    def text(self) -> str:
+        """Return both with their units."""
+        return f"{self.seconds:g} s, {self.memory_gib:g} GiB"
+
 
 def limit_memory() -> None:
     """Let allocations beyond the limit of this worker fail, as on a smaller machine."""
@@ -106,7 +110,7 @@ class _Runner:
             ended = _wait(process, self.limits.seconds)
             self.running.discard(process)
         if not self.stopping.is_set():
-            _conclude(task, ended, time.monotonic() - started)
+            _conclude(task, self.limits, ended, time.monotonic() - started)
 
 
 def _start(task: Task, limits: Limits, output: BinaryIO) -> subprocess.Popen[bytes]:
@@ -138,10 +142,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _conclude(task: Task, ended: str | None, seconds: float) -> None:
+def _conclude(task: Task, limits: Limits, ended: str | None, seconds: float) -> None:
     """Complete the journal of a worker, dead or not."""
     facts: dict[str, Any] = read(task.path) or {"stages": {}, "finished": False}
     facts |= {"family": task.family, "tool": task.tool, "wall_seconds": round(seconds, 1)}
+    facts["limits"] = limits.text()
     if not facts["finished"]:
         stage = facts.get("running") or "worker"
         why = f"{ended or 'ended without a result'}{_last_words(task)}"

@@ -125,6 +125,7 @@ class _Walk:
         self.first: dict[str, Axes] = {}
         self.by_identity: dict[int, Axes] = {}
         self.from_input: set[str] = set()
+        self.waiting: dict[str, int] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Give the node its axes."""
@@ -143,6 +144,15 @@ class _Walk:
                 self.axes[node.name] = self._item(node)
             case _:
                 self.axes[node.name] = self._call(node, shape)
+        self.waiting[node.name] = len(node.users)
+        self._drop(node)
+
+    def _drop(self, node: fx.Node) -> None:
+        """Forget the axes of values that nothing later in the graph reads."""
+        for source in node.all_input_nodes:
+            self.waiting[source.name] -= 1
+            if not self.waiting[source.name]:
+                del self.axes[source.name]
 
     def _images(self, shape: Value) -> Axes:
         samples, channels, *space = (Axis(size) for size in cast(tuple[int, ...], shape))

@@ -195,7 +195,8 @@ class Units(Forest):
 
 def _along(block: NDArray[np.int64], dim: int) -> Column:
     """Return a block of units along the one dimension in which it varies."""
-    return np.moveaxis(block, dim, 0).reshape(block.shape[dim], -1)[:, 0]
+    line = block[tuple(slice(None) if d == dim else 0 for d in range(block.ndim))]
+    return line.copy()  # a view would keep the whole block in memory
 
 
 __all__ = ["NONE", "Axes", "Axis", "Column", "Units", "concatenate", "kept_mask", "merge", "take"]

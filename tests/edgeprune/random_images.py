@@ -210,7 +210,7 @@ def mixed_axes(shape: Shape, n: Choice) -> nn.Module:
             return Apply(lambda x, f: f(x.reshape(-1, c // g, g * h, w)).reshape(-1, c, h, w), part)
         case 4:
             part = conv(c // g, c // g, 3)
-            return Apply(lambda x, f: f(x.view(-1, c // g, h, w)).view(-1, c, h, w), part)
+            return Apply(lambda x, f: f(x.reshape(-1, c // g, h, w)).reshape(-1, c, h, w), part)
         case _:
             return Apply(lambda x, f: f(x.flatten(1)).view(-1, 3, 2, 4), nn.Linear(c * h * w, 24))
 
