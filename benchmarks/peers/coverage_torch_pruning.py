@@ -81,7 +81,7 @@ def attention_layers(model: nn.Module) -> dict[nn.Module, int]:
 
 def _pruner(model: nn.Module, images: Tensor, heads: dict[nn.Module, int]) -> Any:  # noqa: ANN401
     """Build the dependency graph. The package has no types."""
-    import torch_pruning
+    import torch_pruning  # pyright: ignore[reportMissingImports]  # only in the extra for peers
 
     return torch_pruning.pruner.BasePruner(
         model,

@@ -2,7 +2,8 @@
 
 Two units are of one group when they occur in the same parameters, dimensions
 and columns, equally often: then each costs the same, and which of them go is
-only a matter of their scores.
+only a matter of their scores. What a slice takes and what it leaves are apart,
+so that a plan, which empties no group, empties no slice either.
 """
 
 from collections import Counter
@@ -56,7 +57,8 @@ def group_units(
     """Partition all removable units into channel groups, in the order of the graph."""
     places = _places(parameters)
     sequence, origin = _sequence(units.total, places)
-    members = _partition(_signatures(units.total, places)[sequence], sequence)
+    signature = _signatures(units.total, [*places, *_pieces(units, findings)])
+    members = _partition(signature[sequence], sequence)
     group_of = np.full(units.total + 1, NONE)
     for number, own in enumerate(members):
         group_of[own] = number
@@ -92,6 +94,13 @@ def _places(parameters: Mapping[str, Axes]) -> list[_Place]:
         for dim, axis in enumerate(axes)
         for column in axis.columns
     ]
+
+
+def _pieces(units: Units, findings: Findings) -> list[_Place]:
+    """List what slices take of an axis, each unit once: a group in one of them never empties it."""
+    axes = [units.resolve(axis) for axis in findings.pieces]
+    columns = (column for axis in axes for column in axis.columns)
+    return [_Place(parameter="", dim=0, column=np.unique(c[c >= 0])) for c in columns]
 
 
 def _signatures(total: int, places: list[_Place]) -> NDArray[np.uint64]:

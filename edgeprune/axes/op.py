@@ -108,6 +108,7 @@ class Findings:
     statistics: list[Reader] = field(default_factory=list)
     marks: list[tuple[str, Axis]] = field(default_factory=list)
     producers: list[tuple[str, str, Axis]] = field(default_factory=list)
+    pieces: list[Axis] = field(default_factory=list)
     sizes: dict[str, Axis] = field(default_factory=dict)
 
     def extend(self, other: "Findings") -> None:
@@ -118,6 +119,7 @@ class Findings:
         self.statistics += other.statistics
         self.marks += other.marks
         self.producers += other.producers
+        self.pieces += other.pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +212,10 @@ class Op:
     def mark(self, kind: str, axis: Axis) -> None:
         """State what the units of an axis are."""
         self.findings.marks.append((kind, axis))
+
+    def keeps_some(self, *pieces: Axis) -> None:
+        """State that pieces of an axis must keep something: their units are groups of their own."""
+        self.findings.pieces += pieces
 
     def on_cut(self, rewrite: Rewrite, target: object = None) -> None:
         """State how the operator's constants follow a cut."""

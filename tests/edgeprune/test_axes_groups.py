@@ -49,6 +49,16 @@ def test_a_depthwise_layer_within_a_sum_makes_no_residual_stream() -> None:
     assert [(g.name, g.kind) for g in groups] == [("conv", "conv")]
 
 
+def test_what_a_slice_takes_is_apart_from_what_it_leaves() -> None:
+    # Both would otherwise be one group, of which a plan may keep the other half alone.
+    dense = probe(lambda m, x: torch.cat([F.max_pool2d(x[:, :3], 1), x[:, 3:]], 1))
+    assert [(g.name, g.size) for g in analyse(dense).groups] == [("conv", 3), ("conv#2", 5)]
+    whole = probe(lambda m, x: torch.cat(x.chunk(2, 1)[::-1], 1))
+    assert [g.size for g in analyse(whole).groups] == [4, 4]
+    tied = probe(lambda m, x: m.mix(x).chunk(2, 1)[0] * x.chunk(2, 1)[1], 4)
+    assert [g.size for g in analyse(tied).groups] == [4, 4, 4]
+
+
 def test_equal_names_are_counted() -> None:
     dense = probe(lambda m, x: x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2))
     assert [(g.name, g.size) for g in analyse(dense).groups] == [("conv", 2), ("conv#2", 4)]

@@ -65,6 +65,7 @@ def split(op: Op, x: Axes, how: object, dim: int = 0) -> list[Axes]:
     sizes = [shape[dim] for shape in op.shapes]
     ends = np.cumsum([0, *sizes])
     pieces = [take(x[dim], slice(a, b)) for a, b in pairwise(ends)]
+    op.keeps_some(*pieces)
     op.on_cut(
         lambda kept: (
             {"split_sizes": [kept.count(piece) for piece in pieces], "dim": dim}
@@ -112,6 +113,7 @@ def slice_(op: Op, x: Axes, dim: int, *bounds: int | None) -> Axes:
         taken = _strided(op, axis, dim, first, step)
     else:
         taken = take(axis, slice(first, last))
+        op.keeps_some(taken)
         op.on_cut(
             lambda kept: (
                 {"start": kept.before(axis, first), "end": kept.before(axis, last)}
@@ -142,6 +144,7 @@ def narrow(op: Op, x: Axes, dim: int, start: int, length: int) -> Axes:
         return (*x[:dim], _stuck(op, axis, dim, "symbolic range"), *x[dim + 1 :])
     start %= max(axis.size, 1)
     taken = take(axis, slice(start, start + length))
+    op.keeps_some(taken)
     op.on_cut(
         lambda kept: (
             {"start": kept.before(axis, start), "length": kept.count(taken)}
