@@ -253,8 +253,9 @@ class Coincidences(nn.Module):
 def test_an_attribute_follows_only_if_it_means_what_was_cut() -> None:
     model = tiny(Coincidences())
     dense = capture(model, images(2))
-    first, second = (g.name for g in analyse(dense).groups if g.kind == "conv")
-    slim = cut(dense, plan_of(dense, {first: [0, 1, 2, 3, 6], second: [0, 4, 5, 8, 9, 10]}))
+    names = [g.name for g in analyse(dense).groups]
+    kept = ([0, 1, 2, 3], [2], [0], [0, 1], [0, 1, 2])  # of each piece of both splits
+    slim = cut(dense, plan_of(dense, dict(zip(names, kept, strict=True))))
     module: Any = to_module(slim, model)
     assert (module.left, module.right, module.thirds.sizes) == (4, 1, [1, 2, 3])
     assert (module.side, module.next_head) == (4, 4)
