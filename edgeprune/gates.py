@@ -166,7 +166,7 @@ class GatedInterpreter(fx.Interpreter):
         if n.name in self.model.operands:
             args, kwargs = self._gated(n, args, kwargs)
         if n.name in self.model.statistics:
-            named = _named(n, args, kwargs)
+            named = named_arguments(n, args, kwargs)
             return self.weigh(n, named, self._statistic_weights(n, named))
         return self.compute(n, args, kwargs)
 
@@ -226,7 +226,7 @@ class GatedInterpreter(fx.Interpreter):
     def _gated(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        named = _named(node, args, kwargs)
+        named = named_arguments(node, args, kwargs)
         for gated in self.model.operands[node.name]:
             value = gated.of(named)
             value = value * self.along(node, gated, value)
@@ -240,7 +240,8 @@ class GatedInterpreter(fx.Interpreter):
         return positional, {key: named[key] for key in kwargs}
 
 
-def _named(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def named_arguments(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return values given to a node by the names of its operator's schema, in its order."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     bound = bind(node)
     bound.update(zip(names, args, strict=False))

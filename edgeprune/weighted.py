@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from edgeprune.axes.op import plain_name
+from edgeprune.axes.op import call, plain_name
 
 Arguments = Mapping[str, Any]
 Dims = tuple[int, ...]
@@ -164,9 +164,7 @@ def _replaced(target: Any, arguments: Arguments, x: Tensor) -> Any:  # noqa: ANN
     """Run an operator on another first operand."""
     named = dict(arguments)
     named[next(iter(named))] = x
-    schema = target._schema.arguments
-    positional = [named[a.name] for a in schema if not a.kwarg_only]
-    return target(*positional, **{a.name: named[a.name] for a in schema if a.kwarg_only})
+    return call(target, named)
 
 
 def _maximum(target: object, arguments: Arguments, weights: Tensor) -> Any:  # noqa: ANN401

@@ -50,7 +50,7 @@ class Batch:
 class SampleCriterion(Protocol):
     """Scores units by what images make of them."""
 
-    def per_sample(self, model: GatedModel) -> "Attributor":
+    def per_sample(self, model: GatedModel, seed: int) -> "Attributor":
         """Return what gives each unit's part in each image's decision, (N, U), signed."""
         ...
 

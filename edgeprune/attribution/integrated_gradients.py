@@ -33,7 +33,7 @@ class Integrated:
         if self.steps < 1:
             raise UsageError(f"{self.steps} steps integrate nothing: use 1 or more")
 
-    def per_sample(self, model: GatedModel) -> Attributor:
+    def per_sample(self, model: GatedModel, seed: int) -> Attributor:
         """Return what gives the integral from 0 to 1 of each gate's gradient, (N, U)."""
         return lambda batch: self._integrate(model, batch)
 

@@ -1,5 +1,7 @@
 """What an operator of a graph is called."""
 
+from typing import Final
+
 from torch import fx
 
 from edgeprune.graph_io import target_name
@@ -12,3 +14,12 @@ def operation(node: fx.Node) -> str:
     name = target_name(node.target).removeprefix("aten.").partition(".")[0]
     # An in-place form follows the rule of its operator.
     return name[:-1] if name.endswith("_") else name
+
+
+CONTRACTIONS: Final = frozenset(
+    {
+        "linear", "addmm", "mm", "conv1d", "conv2d", "conv3d",
+        "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    }
+)  # fmt: skip
+"""Operators that weigh their first operand by parameters."""

@@ -69,7 +69,7 @@ def attribute(
         return Scores(criterion=name, values=model.by_group(values))
     scoring = _Scoring(
         model=model,
-        attribute=chosen.per_sample(model),
+        attribute=chosen.per_sample(model, seed),
         name=name,
         classes=tuple(classes),
         multi_label=multi_label,

@@ -25,8 +25,8 @@ class Taylor:
 
     explained: Explained = "loss"
 
-    def per_sample(self, model: GatedModel) -> Attributor:
-        """Return what gives gate × gradient, (N, U)."""
+    def per_sample(self, model: GatedModel, seed: int) -> Attributor:
+        """Return what gives gate × gradient, (N, U); the seed is not used."""
         return lambda batch: gate_times_gradient(
             model, model.ones(len(batch)), batch, self.explained
         )

@@ -268,6 +268,13 @@ def bind(node: fx.Node) -> dict[str, Any]:
     return bound
 
 
+def call(target: Any, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as operators have it
+    """Run an ATen operator on arguments by the names of its schema."""
+    schema = target._schema.arguments
+    positional = [arguments[a.name] for a in schema if not a.kwarg_only]
+    return target(*positional, **{a.name: arguments[a.name] for a in schema if a.kwarg_only})
+
+
 def set_arguments(node: fx.Node, values: Mapping[str, Any]) -> None:
     """Set arguments of an ATen node by the names of its schema."""
     bound = bind(node) | dict(values)

@@ -230,7 +230,7 @@ def test_ig_is_complete_within_one_percent_and_not_by_accident(
     batch = Batch(images=3 * images, labels=labels, multi_label=False)
 
     def error(steps: int) -> float:
-        parts = Integrated(explained=explained, steps=steps).per_sample(model)(batch)
+        parts = Integrated(explained=explained, steps=steps).per_sample(model, 0)(batch)
         return float((parts.sum(1) - change).abs().max() / change.abs().max())
 
     with torch.no_grad():

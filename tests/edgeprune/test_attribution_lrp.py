@@ -5,7 +5,8 @@ from torch import Tensor, fx, nn
 
 import edgeprune as ep
 from edgeprune.attribution import Lrp, Taylor, attribute
-from edgeprune.attribution.lrp import LrpInterpreter, find_paths
+from edgeprune.attribution.lrp import propagation
+from edgeprune.attribution.propagation import find_paths
 from edgeprune.capture import state
 from edgeprune.gates import GatedModel
 
@@ -118,9 +119,7 @@ def _images(count: int = 4) -> Tensor:
 
 def _run(dense: ep.Captured, images: Tensor, epsilon: float) -> Tensor:
     model = GatedModel(dense)
-    logits = LrpInterpreter(model, model.ones(), find_paths(GatedModel(dense)), epsilon).run(images)
-    assert isinstance(logits, Tensor)
-    return logits
+    return propagation(model, Lrp(epsilon=epsilon))(images, model.ones())
 
 
 def _added(dense: ep.Captured) -> list[tuple[fx.Node, Tensor]]:
@@ -173,7 +172,7 @@ def test_without_biases_the_units_of_each_layer_share_the_logit_among_them() -> 
     images, labels = _images(1), torch.tensor([2])
     model = GatedModel(dense)
     gates = model.ones().requires_grad_()
-    logit = LrpInterpreter(model, gates, find_paths(GatedModel(dense)), 0.0).run(images)[0, 2]
+    logit = propagation(model, Lrp(epsilon=0))(images, gates)[0, 2]
     (relevance,) = torch.autograd.grad(logit, gates)
     for name, part in model.by_group(relevance).items():
         assert part.sum().item() == pytest.approx(logit.item(), rel=1e-4), name

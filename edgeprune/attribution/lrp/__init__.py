@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from edgeprune.attribution.criterion import Attributor, Explained
-from edgeprune.attribution.lrp.interpreter import LrpInterpreter
-from edgeprune.attribution.lrp.paths import Paths, find_paths
+from edgeprune.attribution.criterion import Attributor, Explained, Run
+from edgeprune.attribution.lrp.contractions import epsilon_rule
+from edgeprune.attribution.lrp.table import rules
+from edgeprune.attribution.propagation import RuleInterpreter, find_paths
 from edgeprune.attribution.taylor import gate_times_gradient
 from edgeprune.errors import UsageError
 from edgeprune.gates import GatedModel
@@ -54,15 +55,24 @@ class Lrp:
         if not self.epsilon >= 0:
             raise UsageError(f"lrp's epsilon is {self.epsilon:g}: use 0 or more")
 
-    def per_sample(self, model: GatedModel) -> Attributor:
-        """Return what gives the relevance that reaches each unit, (N, U)."""
-        paths = find_paths(model)
-
-        def run(images: Tensor, gates: Tensor) -> Tensor:
-            logits: Tensor = LrpInterpreter(model, gates, paths, self.epsilon).run(images)
-            return logits
-
-        return lambda batch: gate_times_gradient(run, model.ones(len(batch)), batch, self.explained)
+    def per_sample(self, model: GatedModel, seed: int) -> Attributor:
+        """Return what gives the relevance that reaches each unit, (N, U); no seed is used."""
+        propagated = propagation(model, self)
+        return lambda batch: gate_times_gradient(
+            propagated, model.ones(len(batch)), batch, self.explained
+        )
 
 
-__all__ = ["Lrp", "LrpInterpreter", "Paths", "find_paths"]
+def propagation(model: GatedModel, settings: Lrp) -> Run:
+    """Return what runs images with gates so that gradient × value is relevance."""
+    paths = find_paths(model)
+    found = rules(model, paths, epsilon_rule(settings.epsilon))
+
+    def run(images: Tensor, gates: Tensor) -> Tensor:
+        logits: Tensor = RuleInterpreter(model, gates, paths, found).run(images)
+        return logits
+
+    return run
+
+
+__all__ = ["Lrp", "propagation"]

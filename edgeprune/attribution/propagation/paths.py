@@ -15,8 +15,7 @@ from typing import Final
 
 from torch import fx
 
-from edgeprune.attribution.lrp.rules import CONTRACTIONS
-from edgeprune.attribution.operators import operation
+from edgeprune.attribution.operators import CONTRACTIONS, operation
 from edgeprune.axes.op import bind
 from edgeprune.axes.shapes import Value
 from edgeprune.gates import GatedModel
