@@ -8,6 +8,8 @@ from edgeprune.attribution.criterion import (
     Attributor,
     Batch,
     Criterion,
+    Learned,
+    LearnedCriterion,
     ModelCriterion,
     SampleCriterion,
 )
@@ -25,6 +27,8 @@ __all__ = [
     "Batch",
     "Criterion",
     "Integrated",
+    "Learned",
+    "LearnedCriterion",
     "Lrp",
     "Magnitude",
     "ModelCriterion",

@@ -1,12 +1,12 @@
 """What a criterion is, and what it explains.
 
-A criterion either reads images, and then attributes each image's decision to
-the gates of all units, or it looks at the model alone. Attribution is a number
-per image and unit, with sign, in units of the target: nats for the loss,
-logits for the evidence.
+A criterion reads images one by one, and then attributes each image's decision
+to the gates of all units; or it learns from all of them together; or it looks
+at the model alone. Attribution is a number per image and unit, with sign, in
+units of the target: nats for the loss, logits for the evidence and the margin.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgeprune.gates import GatedModel
 
-Explained: TypeAlias = Literal["loss", "evidence"]
+Explained: TypeAlias = Literal["loss", "evidence", "margin"]
 Run: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # images, gates → logits
 
 
@@ -48,7 +48,11 @@ class Batch:
 
 @runtime_checkable
 class SampleCriterion(Protocol):
-    """Scores units by what images make of them."""
+    """Scores units by what images make of them.
+
+    One that does not look at labels says so by a class attribute
+    ``needs_labels = False``.
+    """
 
     def per_sample(self, model: GatedModel, seed: int) -> "Attributor":
         """Return what gives each unit's part in each image's decision, (N, U), signed."""
@@ -64,8 +68,42 @@ class ModelCriterion(Protocol):
         ...
 
 
+@runtime_checkable
+class LearnedCriterion(Protocol):
+    """Scores units by learning from all images, several times over."""
+
+    def learn(
+        self,
+        model: GatedModel,
+        batches: Sequence[Batch],
+        *,
+        classes: int,
+        seed: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> "Learned":
+        """Return a score per unit, and per class and unit.
+
+        progress is called with the number of images seen so far, each counted
+        once, however often it is looked at.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learned:
+    """What was learned.
+
+    Attributes:
+        per_unit: (U,), larger for what matters more.
+        per_class: (classes, U), likewise.
+    """
+
+    per_unit: Tensor
+    per_class: Tensor
+
+
 Attributor: TypeAlias = Callable[[Batch], Tensor]
-Criterion: TypeAlias = SampleCriterion | ModelCriterion
+Criterion: TypeAlias = SampleCriterion | LearnedCriterion | ModelCriterion
 
 
 def objective(logits: Tensor, labels: Tensor, explained: Explained, multi_label: bool) -> Tensor:
@@ -73,7 +111,9 @@ def objective(logits: Tensor, labels: Tensor, explained: Explained, multi_label:
 
     The loss is cross-entropy, or binary cross-entropy summed over findings. The
     evidence is the logit of the true class, or the sum of the logits of all
-    findings that are present less those that are absent.
+    findings that are present less those that are absent. The margin is the
+    logit of the true class less the highest of the others; findings are decided
+    at 0, so that their margin is their evidence.
     """
     if multi_label:
         if explained == "loss":
@@ -84,4 +124,7 @@ def objective(logits: Tensor, labels: Tensor, explained: Explained, multi_label:
         return (logits * (2 * labels.to(logits.dtype) - 1)).sum(1)
     if explained == "loss":
         return F.cross_entropy(logits, labels, reduction="none")
-    return logits.gather(1, labels[:, None])[:, 0]
+    true = logits.gather(1, labels[:, None])[:, 0]
+    if explained == "evidence" or logits.shape[1] == 1:
+        return true
+    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
