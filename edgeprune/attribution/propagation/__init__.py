@@ -7,10 +7,11 @@ place. A method is a table that gives operators their rules.
 
 from edgeprune.attribution.propagation.gradients import rescaled
 from edgeprune.attribution.propagation.interpreter import RuleInterpreter
-from edgeprune.attribution.propagation.paths import Paths, find_paths
-from edgeprune.attribution.propagation.step import Entry, Rule, Step, Table, assign
+from edgeprune.attribution.propagation.paths import Attention, Paths, find_paths
+from edgeprune.attribution.propagation.step import Entry, Rule, Step, Table, assign, entry_for
 
 __all__ = [
+    "Attention",
     "Entry",
     "Paths",
     "Rule",
@@ -18,6 +19,7 @@ __all__ = [
     "Step",
     "Table",
     "assign",
+    "entry_for",
     "find_paths",
     "rescaled",
 ]

@@ -11,7 +11,7 @@ are scored by what their removal does, where relevance alone would give them 0.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from torch import fx
 
@@ -20,6 +20,8 @@ from edgeprune.axes.op import bind
 from edgeprune.axes.shapes import Value
 from edgeprune.gates import GatedModel
 from edgeprune.layout import sample_layouts
+
+Attention: TypeAlias = Literal["cp", "attnlrp"]  # weights held constant, or taken as signals
 
 ATTENTION: Final = "scaled_dot_product_attention"
 PRODUCTS: Final = frozenset({"mul", "matmul", "bmm"})
@@ -54,12 +56,16 @@ class Paths:
     images: Mapping[str, int]
 
 
-def find_paths(model: GatedModel) -> Paths:
-    """Tell the trunk of a model from its branches."""
+def find_paths(model: GatedModel, *, attention: Attention = "cp") -> Paths:
+    """Tell the trunk of a model from its branches.
+
+    Under ``cp`` attention weights are gates, and what makes them is a branch;
+    under ``attnlrp`` they are signals like any other.
+    """
     shapes = model.analysis.shapes
     nodes = list(model.module.graph.nodes)
     dependent = _dependent(nodes)
-    gates = {node: _gates(node, dependent, shapes) for node in nodes}
+    gates = {node: _gates(node, dependent, shapes, attention) for node in nodes}
     trunk: set[fx.Node] = set()
     for node in reversed(nodes):
         if node.op == "output":
@@ -78,7 +84,9 @@ def find_paths(model: GatedModel) -> Paths:
     layouts = sample_layouts(model.captured, model.analysis, contractions)
     return Paths(
         trunk=frozenset(node.name for node in trunk),
-        readers=frozenset(node.name for node in trunk if operation(node) != ATTENTION),
+        readers=frozenset(
+            node.name for node in trunk if attention == "attnlrp" or operation(node) != ATTENTION
+        ),
         stopped={name: sources for name, sources in stopped.items() if sources},
         shared=frozenset(n.name for n in trunk if _is_product(n, dependent) and not gates[n]),
         images={name: layout.dim for name, layout in layouts.items()},
@@ -98,9 +106,13 @@ def _is_product(node: fx.Node, dependent: set[fx.Node]) -> bool:
     return operation(node) in PRODUCTS and len(operands) == 2
 
 
-def _gates(node: fx.Node, dependent: set[fx.Node], shapes: Mapping[str, Value]) -> set[fx.Node]:
+def _gates(
+    node: fx.Node, dependent: set[fx.Node], shapes: Mapping[str, Value], attention: Attention
+) -> set[fx.Node]:
     """Return those inputs of a node that only weigh the others."""
     name = operation(node)
+    if attention == "attnlrp" and name in (ATTENTION, "matmul", "bmm"):
+        return set()
     if name == ATTENTION:
         arguments = bind(node)
         sources = {arguments[key] for key in ("query", "key", "attn_mask")}

@@ -54,10 +54,17 @@ Rule: TypeAlias = Callable[[Step], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Operators and the rule that they follow."""
+    """Operators and the rule that they follow.
+
+    Attributes:
+        operators: their names, as ``operation`` gives them.
+        rule: what takes the place of their gradient; None leaves them their own.
+        why: what becomes of relevance there, for people.
+    """
 
     operators: frozenset[str]
-    rule: Rule
+    rule: Rule | None
+    why: str = ""
 
 
 Table: TypeAlias = tuple[Entry, ...]
@@ -67,8 +74,12 @@ def assign(table: Table, nodes: Iterable[fx.Node]) -> dict[str, Rule]:
     """Return the rule of each node that has one, by name: that of the first entry that fits."""
     found: dict[str, Rule] = {}
     for node in nodes:
-        name = operation(node)
-        rule = next((entry.rule for entry in table if name in entry.operators), None)
-        if rule is not None:
-            found[node.name] = rule
+        entry = entry_for(table, operation(node))
+        if entry is not None and entry.rule is not None:
+            found[node.name] = entry.rule
     return found
+
+
+def entry_for(table: Table, operator: str) -> Entry | None:
+    """Return the first entry that has an operator."""
+    return next((entry for entry in table if operator in entry.operators), None)
