@@ -7,7 +7,7 @@ normalisation does upstream. In between everything is smooth, so attribution to
 a unit is attribution to an input like any other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from edgeprune.layout import Layout, sample_layouts
 from edgeprune.weighted import run_weighted
 
 Slots = tuple[Tensor, ...]  # per column, the gate of each position: (size,) of int64
+Watch = Callable[[fx.Node, Any], None]  # sees each node's value as it is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class GatedModel(nn.Module):
 
     Attributes:
         total: number of gates, those of all channel groups one after the other.
+        watch: sees each node with its value in every run, of rules as well.
     """
 
     def __init__(self, captured: Captured, analysis: Analysis | None = None) -> None:
@@ -59,6 +61,7 @@ class GatedModel(nn.Module):
         self.total = sum(group.size for group in self.analysis.groups)
         self.operands = self._gated(self.analysis.findings.readers)
         self.statistics = self._gated(self.analysis.findings.statistics)
+        self.watch: Watch | None = None
 
     def forward(self, images: Tensor, gates: Tensor) -> Tensor:
         """Run images (N, C, H, W) with gates (1, U) for all or (N, U), one row per image."""
@@ -160,6 +163,12 @@ class GatedInterpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as the base class has it
         """Run one node, its operands gated."""
+        value = self._run_gated(n)
+        if self.model.watch is not None:
+            self.model.watch(n, value)
+        return value
+
+    def _run_gated(self, n: fx.Node) -> Any:  # noqa: ANN401
         if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
