@@ -17,7 +17,15 @@ from rich.markup import escape
 
 from edgeprune.console import RichReporter, print_results
 from edgeprune.errors import EdgepruneError
-from edgeprune.options import COMPRESS_OPTIONS, GroupedCommand, settings_of
+from edgeprune.options import COMPRESS_OPTIONS, CompressCommand, settings_of
+from edgeprune.unit_options import (
+    MODEL,
+    SCORE_EXAMPLES,
+    SCORE_OPTIONS,
+    ScoreCommand,
+    parameters,
+    score_settings,
+)
 
 _FILE: Final = click.Path(path_type=Path)
 INTERRUPTED: Final = 130  # as shells count: 128 and the signal's number
@@ -73,7 +81,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cli.command(cls=GroupedCommand, params=list(COMPRESS_OPTIONS), epilog=EXAMPLES)
+@cli.command(cls=CompressCommand, params=list(COMPRESS_OPTIONS), epilog=EXAMPLES)
 @click.pass_context
 def compress(context: click.Context, /, **_options: object) -> None:
     """Attribute, cut, recover, export, measure and report, from end to end.
@@ -139,6 +147,31 @@ def inspect(context: click.Context, /, **_options: object) -> None:
         click.echo(json.dumps(inspected.to_dict(), indent=1))
     else:
         print_inspection(inspected)
+
+
+@cli.command(cls=ScoreCommand, params=parameters(SCORE_OPTIONS, MODEL), epilog=SCORE_EXAMPLES)
+@click.pass_context
+def score(context: click.Context, /, **_options: object) -> None:
+    """Score how much each unit of MODEL carries.
+
+    MODEL is the folder of a bundle that compress wrote (its dense model is
+    meant, which lies in OUT.work) or of a stored model; or a timm name or the
+    function that builds your own network, with --weights.
+
+    Writes a table with one row per unit, a page with a plot of each channel
+    group, and the scores as they are stored. Nothing is cut.
+    """
+    settings = score_settings(context.params)
+    with _one_line_on_interrupt("interrupted: nothing was written"):
+        from edgeprune.pipeline import score_model
+        from edgeprune.unit_listing import score_lines
+
+        reporter = RichReporter(Console(stderr=True))
+        results = score_model(settings, context.params["out"], reporter=reporter)
+    if context.params["as_json"]:
+        click.echo(json.dumps(results.to_dict(), indent=1))
+    else:
+        click.echo("\n".join(score_lines(results)))
 
 
 @cli.command()

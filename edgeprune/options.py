@@ -7,11 +7,12 @@ from typing import Final
 
 import click
 
-from edgeprune.attribution.registry import CRITERIA
 from edgeprune.budget import COUNTED, Budget
 from edgeprune.config import read_config
+from edgeprune.grouped_command import GroupedCommand
 from edgeprune.option_types import alignment, names, pattern_share
 from edgeprune.pipeline.settings import (
+    AGGREGATES,
     DEFAULT_MACS,
     FROM_SCRATCH,
     NEW_HEAD,
@@ -23,20 +24,7 @@ from edgeprune.pipeline.settings import (
 )
 from edgeprune.recovery.settings import TrainSettings
 
-RUN: Final = "Run"
 DEFAULTS: Final = CompressSettings()
-
-
-class GroupedCommand(click.Command):
-    """``compress``, whose help lists the options under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, one section per heading."""
-        for heading, options in OPTIONS.items():
-            last = [self.get_help_option(ctx)] if heading == RUN else []
-            records = [each.get_help_record(ctx) for each in (*options, *last) if each]
-            with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
 
 
 def settings_of(context: click.Context) -> CompressSettings:
@@ -143,9 +131,28 @@ OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             kind=float,
         ),
         _option("params", "Budget: parameters, likewise.", metavar="SHARE", kind=float),
-        _option("criterion", f"How units are scored: {', '.join(CRITERIA)}.", metavar="NAME"),
-        _option("sampler", f"Which images are scored: {', '.join(SAMPLERS)}.", metavar="NAME"),
+        _option(
+            "criterion",
+            "How units are scored, see below; settings go behind a colon, as lrp:rule=gamma.",
+            metavar="NAME",
+        ),
+        _option(
+            "sampler",
+            f"Which images they are scored on: {', '.join(SAMPLERS)}.",
+            metavar="NAME",
+        ),
         _option("per_class", "How many of them per class.", metavar="N", kind=int),
+        _option(
+            "aggregate",
+            f"How these images are summed: {', '.join(AGGREGATES)}.",
+            metavar="NAME",
+        ),
+        _option(
+            "scoring_batch",
+            "How many are scored at once; fewer take less memory.",
+            metavar="N",
+            kind=int,
+        ),
         _option(
             "ranking",
             f"How units compare: {', '.join(RANKINGS)}. All with each other; the same share "
@@ -245,7 +252,7 @@ OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             kind=int,
         ),
     ),
-    RUN: (
+    "Run": (
         click.Option(
             ["--out"],
             type=_FILE,
@@ -272,3 +279,9 @@ OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
 COMPRESS_OPTIONS: Final[tuple[click.Parameter, ...]] = tuple(
     option for options in OPTIONS.values() for option in options
 )
+
+
+class CompressCommand(GroupedCommand):
+    """``compress``, its options under headings."""
+
+    sections = OPTIONS

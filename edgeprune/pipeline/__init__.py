@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from edgeprune.pipeline.inspecting import Inspected, InspectSettings, inspect_model
     from edgeprune.pipeline.reporting import rewrite_report
     from edgeprune.pipeline.results import CompressResults
+    from edgeprune.pipeline.scoring_run import ScoreResults, score_model
     from edgeprune.pipeline.settings import CompressSettings
+    from edgeprune.pipeline.unit_settings import ScoreSettings, Subject
 
 _HOMES: Final = {
     "CompressResults": "results",
@@ -22,6 +24,10 @@ _HOMES: Final = {
     "compress": "compressing",
     "inspect_model": "inspecting",
     "rewrite_report": "reporting",
+    "score_model": "scoring_run",
+    "ScoreResults": "scoring_run",
+    "ScoreSettings": "unit_settings",
+    "Subject": "unit_settings",
 }
 
 
@@ -38,6 +44,10 @@ __all__ = [
     "InspectSettings",
     "Inspected",
     "compress",
+    "ScoreResults",
+    "ScoreSettings",
+    "Subject",
     "inspect_model",
     "rewrite_report",
+    "score_model",
 ]

@@ -4,7 +4,8 @@ import difflib
 import os
 from pathlib import Path
 
-from edgeprune.attribution.criterion import ModelCriterion
+from edgeprune.attribution.aggregation import Aggregate
+from edgeprune.attribution.criterion import SampleCriterion, needs_images
 from edgeprune.attribution.registry import find_criterion
 from edgeprune.errors import ModelError, UsageError, WeightsError
 from edgeprune.pipeline.settings import CompressSettings
@@ -21,7 +22,8 @@ def check_asked(settings: CompressSettings) -> Target:
         ModelError: an unknown model, or no file of a factory.
         WeightsError: no file of weights where one was said to be.
     """
-    find_criterion(settings.criterion)
+    if problem := aggregate_problem(settings.criterion, settings.aggregate):
+        raise UsageError(problem)
     target = load_target(settings.target)
     if problem := _format_problem(settings.formats or target.formats):
         raise UsageError(problem)
@@ -36,7 +38,21 @@ def check_asked(settings: CompressSettings) -> Target:
 
 def looks_at_images(criterion: str) -> bool:
     """Say whether a criterion scores units by images."""
-    return not isinstance(find_criterion(criterion), ModelCriterion)
+    return needs_images(find_criterion(criterion))
+
+
+def aggregate_problem(criterion: str, aggregate: Aggregate) -> str | None:
+    """Say why a criterion's attributions cannot be summed in this way, or None.
+
+    Raises:
+        UsageError: no such criterion.
+    """
+    if isinstance(find_criterion(criterion), SampleCriterion) or aggregate == "absolute":
+        return None
+    return (
+        f"--aggregate {aggregate} sums the attributions of images, but '{criterion}' gives one "
+        "score for all of them: leave it out"
+    )
 
 
 def align_note(settings: CompressSettings, target: Target) -> str | None:

@@ -7,20 +7,17 @@ from typing import Final
 
 import torch
 
-from edgeprune.attribution import attribute
-from edgeprune.attribution.samplers import sample
 from edgeprune.attribution.scores import Scores
+from edgeprune.attribution.storage import load_scores, save_scores
 from edgeprune.axes import analyse
-from edgeprune.capture import Captured, load, load_tensors, save_tensors
+from edgeprune.capture import Captured, load
 from edgeprune.cut import cut
-from edgeprune.data import batches
 from edgeprune.files import write_json
-from edgeprune.pipeline.checks import looks_at_images
 from edgeprune.pipeline.context import Context, batch_of
+from edgeprune.pipeline.scoring import Scoring, score_units
 from edgeprune.plan import Plan, make_plan
 from edgeprune.verify import CutProof, verify_cut
 
-SCORING_BATCH: Final = 16
 PROOF_IMAGES: Final = 4
 
 
@@ -48,46 +45,20 @@ def rehearse(context: Context, dense: Captured) -> None:
 def score_stage(context: Context, dense: Captured) -> Scores:
     """Score every unit, on a few training images per class if the criterion looks at any."""
     settings = context.settings
-    looks = looks_at_images(settings.criterion)
-    where = f" on {settings.per_class} images per class, chosen by {settings.sampler}"
-
-    def make(folder: Path) -> None:
-        _store_scores(folder, _scored(context, dense) if looks else _unseen(context, dense))
-
-    title = f"Attribute: {settings.criterion}{where if looks else ', without images'}"
-    return context.stage("scores", title, make, _read_scores)
-
-
-def _scored(context: Context, dense: Captured) -> Scores:
-    settings, data = context.settings, context.data
-    choice = sample(
-        dense,
-        context.train,
+    how = Scoring(
+        criterion=settings.criterion,
         sampler=settings.sampler,
         per_class=settings.per_class,
+        aggregate=settings.aggregate,
+        batch_size=settings.scoring_batch,
         seed=settings.seed,
-        multi_label=data.multi_label,
-        classes=data.classes,
     )
-    images = batches(
-        context.train, context.preprocessing, batch_size=SCORING_BATCH, indices=choice.indices
-    )
-    with context.reporter.track("scoring images", len(choice.indices)) as progress:
-        return attribute(
-            dense,
-            images,
-            criterion=settings.criterion,
-            classes=data.classes,
-            multi_label=data.multi_label,
-            seed=settings.seed,
-            sampler=settings.sampler,
-            sample_ids=choice.ids,
-            progress=progress,
-        )
 
+    def make(folder: Path) -> None:
+        scores = score_units(dense, context.train, context.data, how, context.reporter)
+        save_scores(folder, scores)
 
-def _unseen(context: Context, dense: Captured) -> Scores:
-    return attribute(dense, (), criterion=context.settings.criterion, seed=context.settings.seed)
+    return context.stage("scores", f"Attribute: {how.words}", make, load_scores)
 
 
 def cut_stage(context: Context, dense: Captured, scores: Scores) -> CutModel:
@@ -127,36 +98,3 @@ def _read_cut(folder: Path) -> CutModel:
     plan = Plan.from_dict(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
     proof = CutProof(**json.loads((folder / "proof.json").read_text(encoding="utf-8")))
     return CutModel(model=load(folder), plan=plan, proof=proof)
-
-
-def _store_scores(folder: Path, scores: Scores) -> None:
-    tensors = {f"overall/{name}": values for name, values in scores.values.items()}
-    for name, values in (scores.per_class or {}).items():
-        tensors[f"class/{name}"] = values
-    save_tensors(folder / "scores.safetensors", tensors)
-    write_json(
-        folder / "scores.json",
-        {
-            "criterion": scores.criterion,
-            "classes": list(scores.classes),
-            "sampler": scores.sampler,
-            "samples": list(scores.samples),
-        },
-    )
-
-
-def _read_scores(folder: Path) -> Scores:
-    tensors = load_tensors(folder / "scores.safetensors")
-    head = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    return Scores(
-        criterion=head["criterion"],
-        values=part("overall/"),
-        per_class=part("class/") or None,
-        classes=tuple(head["classes"]),
-        sampler=head["sampler"],
-        samples=tuple(head["samples"]),
-    )

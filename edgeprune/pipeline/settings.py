@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
+from edgeprune.attribution.aggregation import Aggregate
 from edgeprune.attribution.samplers import Sampler
 from edgeprune.errors import UsageError
 from edgeprune.plan import Budget, Ranking
 
 SAMPLERS: Final[tuple[str, ...]] = get_args(Sampler)
+AGGREGATES: Final[tuple[str, ...]] = get_args(Aggregate)
 RANKINGS: Final[tuple[str, ...]] = get_args(Ranking)
 DEFAULT_MACS: Final = 0.5
 SEEDS: Final = 2**32  # as many as every library here takes
@@ -43,7 +45,9 @@ class CompressSettings:
         pretrained: take timm's own weights, then train the head on the spot.
         data: folder, CSV, npz, or the name of a set of phantoms.
         target: name or TOML file of the device.
-        criterion, sampler, per_class, ranking: how units are scored and ranked.
+        criterion, sampler, per_class, aggregate, ranking: how units are scored and ranked.
+        scoring_batch: images scored at once. It decides memory and no result, so a run may
+            be resumed with another.
         align: multiple of widths; None takes the target's.
         formats: artifacts to write; empty takes the target's.
         dense_epochs: epochs of training on the spot; None for a default.
@@ -67,6 +71,8 @@ class CompressSettings:
     criterion: str = "taylor"
     sampler: Sampler = "cluster"
     per_class: int = 10
+    aggregate: Aggregate = "absolute"
+    scoring_batch: int = 16
     ranking: Ranking = "cost"
     align: int | None = None
     formats: tuple[str, ...] = ()
@@ -87,8 +93,10 @@ class CompressSettings:
             raise UsageError(problem)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values, without any path of this machine."""
-        return asdict(self) | {
+        """Return what decides the result as JSON values, without any path of this machine."""
+        values = asdict(self)
+        del values["scoring_batch"]
+        return values | {
             "budget": self.budget.to_dict(),
             "weights": self.weights.name if self.weights else None,
             "data": Path(self.data).name,
@@ -111,6 +119,7 @@ def differences(asked: Mapping[str, Any], before: Mapping[str, Any]) -> list[str
 def _too_small(settings: CompressSettings) -> str | None:
     least = {
         "per_class": 1,
+        "scoring_batch": 1,
         "align": 1,
         "epochs": 0,
         "dense_epochs": 0,
@@ -140,6 +149,7 @@ def _contradiction(settings: CompressSettings) -> str | None:
         return f"--lr {settings.lr:g} is not a learning rate: give one above 0, below 1"
     for option, value, known in (
         ("sampler", settings.sampler, SAMPLERS),
+        ("aggregate", settings.aggregate, AGGREGATES),
         ("ranking", settings.ranking, RANKINGS),
     ):
         if value not in known:
