@@ -26,8 +26,10 @@ class Batch:
 
     Attributes:
         images: float (N, C, H, W), on the model's device.
-        labels: int64 (N,), the class of each image; or float (N, K) of 0 and 1.
-        multi_label: which of the two.
+        labels: int64 (N,), the class of each image; or float (N, K) of 0 and 1;
+            or (0,) where they are not known, which only criteria get that do not
+            look at them.
+        multi_label: which of the first two.
     """
 
     images: Tensor
@@ -41,9 +43,8 @@ class Batch:
     def part(self, start: int, size: int) -> "Batch":
         """Take ``size`` images from ``start`` on, the last one repeated where they end."""
         rows = torch.arange(start, start + size).clamp_max(len(self) - 1)
-        return Batch(
-            images=self.images[rows], labels=self.labels[rows], multi_label=self.multi_label
-        )
+        labels = self.labels[rows] if len(self.labels) else self.labels
+        return Batch(images=self.images[rows], labels=labels, multi_label=self.multi_label)
 
 
 @runtime_checkable
@@ -104,6 +105,21 @@ class Learned:
 
 Attributor: TypeAlias = Callable[[Batch], Tensor]
 Criterion: TypeAlias = SampleCriterion | LearnedCriterion | ModelCriterion
+
+
+def needs_images(criterion: Criterion) -> bool:
+    """Say whether a criterion looks at images at all."""
+    return not isinstance(criterion, ModelCriterion)
+
+
+def needs_labels(criterion: Criterion) -> bool:
+    """Say whether a criterion looks at labels."""
+    return needs_images(criterion) and bool(getattr(criterion, "needs_labels", True))
+
+
+def direction(criterion: Criterion) -> int:
+    """Return 1, or −1 where attributions are of the loss, which a useful unit lowers."""
+    return -1 if getattr(criterion, "explained", None) == "loss" else 1
 
 
 def objective(logits: Tensor, labels: Tensor, explained: Explained, multi_label: bool) -> Tensor:

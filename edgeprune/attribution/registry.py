@@ -1,19 +1,37 @@
 """Which criteria there are: built in, and from outside by entry point.
 
 A distribution adds criteria with entry points of the group
-``edgeprune.criteria``; each names an object with ``per_sample`` or ``per_unit``.
+``edgeprune.criteria``; each names an object with ``per_sample``, ``learn`` or
+``per_unit``. If it is a dataclass, its fields are settings.
 """
 
 import difflib
+import inspect
+import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from edgeprune.attribution.chance import Chance
-from edgeprune.attribution.criterion import Criterion, ModelCriterion, SampleCriterion
+from edgeprune.attribution.criterion import (
+    Criterion,
+    LearnedCriterion,
+    ModelCriterion,
+    SampleCriterion,
+    needs_images,
+    needs_labels,
+)
 from edgeprune.attribution.integrated_gradients import Integrated
 from edgeprune.attribution.lrp import Lrp
 from edgeprune.attribution.magnitude import Magnitude
+from edgeprune.attribution.specification import (
+    Setting,
+    settings_of,
+    split_specification,
+    with_settings,
+    written,
+)
 from edgeprune.attribution.taylor import Taylor
 from edgeprune.errors import UsageError
 
@@ -36,16 +54,78 @@ REFUSED: Final[Mapping[str, str]] = {
 }
 
 
-def find_criterion(name: str) -> Criterion:
-    """Return a criterion by its name; built-ins come before those from outside.
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A criterion in a few lines, from its docstring and its fields.
+
+    Attributes:
+        name: what it is called.
+        summary: what it measures, one sentence.
+        cost: what it costs, one sentence; empty where the docstring does not say.
+        needs: what it looks at: ``nothing``, ``images`` or ``images and labels``.
+        settings: what can be set by ``name:key=value``.
+    """
+
+    name: str
+    summary: str
+    cost: str
+    needs: str
+    settings: tuple[Setting, ...]
+
+
+def find_criterion(text: str) -> Criterion:
+    """Return a criterion by its name, with settings or without (``lrp:rule=gamma``).
+
+    Built-ins come before those from outside.
 
     Raises:
         UsageError: there is none of that name (the nearest is named), it is
-            refused for a reason, or its entry point does not work.
+            refused for a reason, its entry point does not work, or it has no such
+            setting or value.
     """
+    name, settings = split_specification(text)
+    return with_settings(_by_name(name), name, settings)
+
+
+def name_of(criterion: str | Criterion) -> str:
+    """Return a criterion as text: its name, and the settings that are not the default.
+
+    Raises:
+        UsageError: as ``find_criterion``.
+    """
+    if isinstance(criterion, str):
+        name, _ = split_specification(criterion)
+        return written(find_criterion(criterion), name, _by_name(name))
+    kinds: dict[type[object], str] = {type(known): name for name, known in CRITERIA.items()}
+    kind = kinds.get(type(criterion))
+    if kind is None:
+        return type(criterion).__name__.lower()
+    return written(criterion, kind, CRITERIA[kind])
+
+
+def describe() -> tuple[Description, ...]:
+    """Describe the built-in criteria, in the order of ``CRITERIA``."""
+    return tuple(_described(name, criterion) for name, criterion in CRITERIA.items())
+
+
+def _described(name: str, criterion: Criterion) -> Description:
+    document = inspect.getdoc(criterion) or ""
+    text = " ".join(document.split())
+    cost = re.search(r"Cost: (.*?\.)(?=\s|$)", text)
+    needs = "images and labels" if needs_labels(criterion) else "images"
+    return Description(
+        name=name,
+        summary=document.partition("\n\n")[0].replace("\n", " "),
+        cost=cost[1] if cost else "",
+        needs=needs if needs_images(criterion) else "nothing",
+        settings=settings_of(criterion),
+    )
+
+
+def _by_name(name: str) -> Criterion:
     if name in CRITERIA:
         return CRITERIA[name]
-    outside = {entry.name: entry for entry in entry_points(group=GROUP)}
+    outside: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name in outside:
         return _loaded(name, outside[name].value, outside[name].load)
     reason = REFUSED.get(name.lower().replace("_", "").replace("-", ""))
@@ -62,9 +142,11 @@ def _loaded(name: str, value: str, load: Callable[[], object]) -> Criterion:
         found = load()
     except Exception as error:  # an entry point runs code of others
         raise UsageError(f"criterion '{name}' ({value}) cannot be loaded: {error}") from error
-    if isinstance(found, SampleCriterion | ModelCriterion) and not isinstance(found, type):
+    if not isinstance(found, type) and isinstance(
+        found, SampleCriterion | LearnedCriterion | ModelCriterion
+    ):
         return found
     raise UsageError(
-        f"criterion '{name}' ({value}) is {type(found).__name__} without per_sample or per_unit; "
-        "its entry point should name an object that has one of them"
+        f"criterion '{name}' ({value}) is {type(found).__name__} without per_sample, learn or "
+        "per_unit; its entry point should name an object that has one of them"
     )

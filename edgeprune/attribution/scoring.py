@@ -1,173 +1,202 @@
 """From batches of images to one score per unit.
 
-Signed attributions cancel between images, and collapsed to chance when tried;
-so each image counts with the absolute value of its attribution, summed over
-images, and compared between groups as it is. Invariant: an image's scores do
-not depend on the batch it came in.
+Invariant: an image's scores do not depend on the batch it came in.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from edgeprune.attribution.criterion import Attributor, Batch, Criterion, ModelCriterion
-from edgeprune.attribution.registry import CRITERIA, find_criterion
+from edgeprune.attribution.aggregation import Aggregate, Sums, check_aggregate, contribution
+from edgeprune.attribution.criterion import (
+    Attributor,
+    Batch,
+    Criterion,
+    LearnedCriterion,
+    ModelCriterion,
+    SampleCriterion,
+    direction,
+    needs_labels,
+)
+from edgeprune.attribution.finiteness import Rerun, check_rows, check_values
+from edgeprune.attribution.intake import Given, intake
+from edgeprune.attribution.registry import CRITERIA, find_criterion, name_of
 from edgeprune.attribution.scores import Scores
 from edgeprune.capture import Captured
-from edgeprune.data.checks import label_problem
 from edgeprune.errors import DataError, EdgepruneError, UsageError
 from edgeprune.gates import GatedModel
+
+Progress = Callable[[int], None]
 
 
 def attribute(
     dense: Captured,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Given],
     criterion: str | Criterion = "taylor",
     *,
     classes: Sequence[str] = (),
     multi_label: bool = False,
+    aggregate: Aggregate = "absolute",
+    batch_size: int | None = None,
     seed: int = 0,
     sampler: str | None = None,
     sample_ids: Sequence[str] = (),
-    progress: Callable[[int], None] | None = None,
+    sample_hashes: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Scores:
     """Score how much each unit of a model carries.
 
     The unit of measurement and the cost are the criterion's. One batch is in
-    memory at a time.
+    memory at a time, but for criteria that learn from all images together.
 
     Args:
         dense: the model.
         batches: images float (N, C, H, W) with labels int64 (N,), or float
-            (N, K) of 0 and 1; not looked at by criteria that need no images.
-        criterion: a name in ``CRITERIA`` or from an entry point, or a criterion
-            with settings of its own.
+            (N, K) of 0 and 1; images alone (or with None) do for criteria that
+            need no labels, nothing at all for those that need no images.
+        criterion: a name in ``CRITERIA`` or from an entry point, with settings
+            (``lrp:epsilon=0.01``) or without, or a criterion.
         classes: names of the classes, in the order of the logits.
         multi_label: whether labels are findings, of which an image may have any
             number. It then counts for the class of each.
+        aggregate: what each image adds: the absolute value of its attribution,
+            the attribution as it is (positive where the unit speaks for the
+            decision), its positive part, or its square.
+        batch_size: images attributed at once; None for as many as a batch holds.
         seed: of random criteria.
         sampler: how the images were chosen; noted in the scores.
         sample_ids: ids of the images in the order of the batches; noted as well.
+        sample_hashes: SHA-256 of their pixels, likewise.
         progress: called after each batch with the number of images scored.
 
     Raises:
-        UsageError: no such criterion, or names that do not fit classes or images.
-        DataError: no images, or labels outside the classes.
-        EdgepruneError: attributions that are not finite (the group is named),
-            or nothing to score.
+        UsageError: no such criterion or setting, or names that do not fit
+            classes or images.
+        DataError: no images, images or labels that do not fit the model, no
+            labels where the criterion needs them, or images that hold NaN.
+        ModelError: attributions that are not finite (where they first are not is named).
+        EdgepruneError: nothing to score.
     """
+    check_aggregate(aggregate)
     chosen = find_criterion(criterion) if isinstance(criterion, str) else criterion
-    name = _name(criterion)
+    name = name_of(criterion)
     model = GatedModel(dense)
     if model.total == 0:
         raise EdgepruneError("the model has no channel group: there is nothing to score")
+    if aggregate != "absolute" and not isinstance(chosen, SampleCriterion):
+        raise UsageError(
+            f"criterion '{name}' gives one score for all images: aggregate '{aggregate}' is for "
+            "criteria that attribute each image by itself; leave it out"
+        )
     if isinstance(chosen, ModelCriterion):
-        values = chosen.per_unit(model, seed).double().cpu()
-        _check_finite(model, values, name)
-        return Scores(criterion=name, values=model.by_group(values))
-    scoring = _Scoring(
-        model=model,
-        attribute=chosen.per_sample(model, seed),
-        name=name,
-        classes=tuple(classes),
+        return _of_model(model, name, chosen, seed)
+    read = intake(
+        model,
+        classes,
         multi_label=multi_label,
+        unlabelled=_unlabelled(name) if needs_labels(chosen) else None,
+        batch_size=batch_size,
     )
-    for images, labels in batches:
-        scoring.add(images, labels)
-        if progress is not None:
-            progress(scoring.images)
-    if scoring.images == 0:
-        raise DataError(f"criterion '{name}' looks at images, but there are none in the batches")
-    if sample_ids and len(sample_ids) != scoring.images:
-        raise UsageError(f"{len(sample_ids)} sample_ids for {scoring.images} images: give one each")
+    task = _Task(
+        model=model,
+        name=name,
+        classes=len(read.classes),
+        aggregate=aggregate,
+        seed=seed,
+        ids=tuple(sample_ids),
+        progress=progress,
+    )
+    if isinstance(chosen, LearnedCriterion):
+        sums = task.learned(chosen, [*read.read(batches)])
+    else:
+        sums = task.summed(chosen, read.read(batches))
+    for what, noted in (("sample_ids", sample_ids), ("sample_hashes", sample_hashes)):
+        if noted and len(noted) != sums.images:
+            raise UsageError(f"{len(noted)} {what} for {sums.images} images: give one each")
     return Scores(
         criterion=name,
-        values=model.by_group(scoring.total),
-        per_class=model.by_group(scoring.per_class),
+        values=model.by_group(sums.total),
+        per_class=model.by_group(sums.per_class) if sums.labelled else None,
         classes=tuple(classes),
+        counts=tuple(sums.counts.tolist()) if sums.labelled else (),
+        kinds=_kinds(model),
+        aggregate=None if isinstance(chosen, LearnedCriterion) else aggregate,
         sampler=sampler,
         samples=tuple(sample_ids),
+        hashes=tuple(sample_hashes),
     )
 
 
-def _name(criterion: str | Criterion) -> str:
-    """Return the name of a criterion: of one with settings, that of its kind, and the settings."""
-    if isinstance(criterion, str):
-        return criterion
-    kinds = {type(known): name for name, known in CRITERIA.items()}
-    kind = kinds.get(type(criterion))
-    if kind is None:
-        return type(criterion).__name__.lower()
-    if criterion == CRITERIA[kind]:
-        return kind
-    settings = ", ".join(f"{key}={value}" for key, value in vars(criterion).items())
-    return f"{kind}({settings})"
-
-
-@dataclass(kw_only=True)
-class _Scoring:
-    """Sums so far: over all images, and over those of each class."""
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is scored, and how."""
 
     model: GatedModel
-    attribute: Attributor
     name: str
-    classes: tuple[str, ...]
-    multi_label: bool
-    images: int = 0
-    total: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    per_class: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    classes: int
+    aggregate: Aggregate
+    seed: int
+    ids: tuple[str, ...]
+    progress: Progress | None
 
-    def add(self, images: Tensor, labels: Tensor) -> None:
-        """Score one batch."""
-        if len(images) == 0:
-            return
-        device = self.model.ones().device
-        images, labels = images.to(device), labels.to(device)
-        if self.images == 0:
-            self._start(images)
-        self._check(labels, len(images))
-        batch = Batch(images=images, labels=labels, multi_label=self.multi_label)
-        with torch.enable_grad():
-            signed = self._rows(batch)
-        _check_finite(self.model, signed, self.name)
-        scores = signed.double().abs().cpu()
-        self.total += scores.sum(0)
-        if self.multi_label:
-            self.per_class += labels.cpu().double().T @ scores
-        else:
-            self.per_class.index_add_(0, labels.cpu(), scores)
-        self.images += len(images)
+    def summed(self, criterion: SampleCriterion, batches: Iterable[Batch]) -> Sums:
+        """Sum what single images add."""
+        attributor = criterion.per_sample(self.model, self.seed)
+        sums = Sums.zeros(self.classes, self.model.total)
+        for batch in batches:
+            with torch.enable_grad():
+                rows = _rows(self.model, attributor, batch).detach().double().cpu()
+            check_rows(self.model, rows, self.name, self._again(attributor, batch, sums.images))
+            signed = direction(criterion) * rows
+            sums.add(contribution(signed, self.aggregate), batch.labels)
+            if self.progress is not None:
+                self.progress(sums.images)
+        self._require_images(sums.images)
+        return sums
 
-    def _start(self, images: Tensor) -> None:
-        size = _rows_at_once(self.model, 1)
-        with torch.no_grad():
-            logits = self.model.module(images[:1].expand(size, -1, -1, -1))
-        self.total = torch.zeros(self.model.total, dtype=torch.float64)
-        self.per_class = torch.zeros(logits.shape[1], self.model.total, dtype=torch.float64)
-        if self.classes and len(self.classes) != logits.shape[1]:
-            raise UsageError(
-                f"{len(self.classes)} class names for a model of {logits.shape[1]} logits"
+    def learned(self, criterion: LearnedCriterion, batches: Sequence[Batch]) -> Sums:
+        """Learn from all images together."""
+        sums = Sums.zeros(self.classes, self.model.total)
+        for batch in batches:
+            sums.add(sums.total.new_zeros(len(batch), self.model.total), batch.labels)
+        self._require_images(sums.images)
+        found = criterion.learn(
+            self.model, batches, classes=self.classes, seed=self.seed, progress=self.progress
+        )
+        sums.total = found.per_unit.detach().double().cpu()
+        sums.per_class = found.per_class.detach().double().cpu()
+        check_values(self.model, sums.total, self.name)
+        check_values(self.model, sums.per_class, self.name)
+        return sums
+
+    def _require_images(self, count: int) -> None:
+        if count == 0:
+            raise DataError(
+                f"criterion '{self.name}' looks at images, but there are none in the batches"
             )
 
-    def _check(self, labels: Tensor, count: int) -> None:
-        names = self.classes or tuple(str(i) for i in range(len(self.per_class)))
-        if len(labels) != count:
-            raise DataError(f"{len(labels)} labels for {count} images in one batch")
-        if problem := label_problem(labels.cpu().numpy(), names, self.multi_label):
-            raise DataError(problem)
+    def _again(self, attributor: Attributor, batch: Batch, start: int) -> Rerun:
+        """Return how one image of a batch is named, and attributed anew."""
 
-    def _rows(self, batch: Batch) -> Tensor:
-        """Attribute each image's decision, (N, U), as many images at once as the model takes."""
-        return self._in_parts(batch, _rows_at_once(self.model, len(batch)))
+        def image(row: int) -> str:
+            place = start + row
+            return (
+                f"'{self.ids[place]}'" if place < len(self.ids) else f"{place + 1} of those given"
+            )
 
-    def _in_parts(self, batch: Batch, size: int) -> Tensor:
-        parts = []
-        for start in range(0, len(batch), size):
-            rows = self.attribute(batch.part(start, size))
-            parts.append(rows[: len(batch) - start])
-        return torch.cat(parts)
+        return Rerun(image=image, run=lambda row: _rows(self.model, attributor, batch.part(row, 1)))
+
+
+def _rows(model: GatedModel, attribute: Attributor, batch: Batch) -> Tensor:
+    """Attribute each image's decision, (N, U), as many images at once as the model takes."""
+    size = _rows_at_once(model, len(batch))
+    parts = []
+    for start in range(0, len(batch), size):
+        rows = attribute(batch.part(start, size))
+        parts.append(rows[: len(batch) - start])
+    return torch.cat(parts)
 
 
 def _rows_at_once(model: GatedModel, count: int) -> int:
@@ -178,10 +207,20 @@ def _rows_at_once(model: GatedModel, count: int) -> int:
     return count if model.by_sample else 1
 
 
-def _check_finite(model: GatedModel, values: Tensor, name: str) -> None:
-    for group, part in model.by_group(values).items():
-        if not bool(part.isfinite().all()):
-            raise EdgepruneError(
-                f"criterion '{name}' gives values that are not finite for group '{group}': look "
-                "for NaN or infinity in the images and the weights, or use another criterion"
-            )
+def _of_model(model: GatedModel, name: str, criterion: ModelCriterion, seed: int) -> Scores:
+    values = criterion.per_unit(model, seed).detach().double().cpu()
+    check_values(model, values, name)
+    return Scores(criterion=name, values=model.by_group(values), kinds=_kinds(model))
+
+
+def _kinds(model: GatedModel) -> dict[str, str]:
+    return {group.name: group.kind for group in model.analysis.groups}
+
+
+def _unlabelled(name: str) -> str:
+    """Say that a criterion needs labels, and which do not."""
+    others = ", ".join(known for known, each in CRITERIA.items() if not needs_labels(each))
+    return (
+        f"criterion '{name}' needs labels, and a batch comes without: give (images, labels), or "
+        f"use a criterion that needs none: {others}"
+    )

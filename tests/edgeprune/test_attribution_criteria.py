@@ -337,7 +337,7 @@ def test_scores_say_how_they_came_about() -> None:
     assert seen == [3, 4]
     assert attribute(dense, [_batch()], Lrp()).criterion == "lrp"
     other = attribute(dense, [_batch()], Integrated(steps=4))
-    assert other.criterion == "ig(explained=evidence, steps=4)"
+    assert other.criterion == "ig:steps=4"
 
 
 def test_attributions_that_are_not_finite_are_an_error_that_names_criterion_and_group() -> None:

@@ -66,7 +66,7 @@ def test_a_built_in_criterion_cannot_be_replaced_from_outside() -> None:
 
 @pytest.mark.usefixtures("_outside")
 def test_an_entry_point_that_is_no_criterion_is_named() -> None:
-    with pytest.raises(UsageError, match=r"'nothing' .* without per_sample or per_unit"):
+    with pytest.raises(UsageError, match=r"'nothing' .* without per_sample, learn or per_unit"):
         find_criterion("nothing")
     with pytest.raises(UsageError, match=r"'broken' .* cannot be loaded"):
         find_criterion("broken")
