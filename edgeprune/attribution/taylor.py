@@ -8,6 +8,7 @@ from captum.attr import InputXGradient
 from torch import Tensor
 
 from edgeprune.attribution.criterion import Attributor, Batch, Explained, Run, objective
+from edgeprune.attribution.settings import require_target
 from edgeprune.gates import GatedModel
 
 
@@ -17,13 +18,17 @@ class Taylor:
 
     The gate is 1, so the score is the gradient itself: the first term of the
     change of the target when the gate goes from 1 to 0. In nats (loss) or
-    logits (evidence). Cost: one forward and one backward per batch, whatever
+    logits (evidence, margin). Cost: one forward and one backward per batch, whatever
     the number of units and groups. Source: Molchanov et al., Importance
     Estimation for Neural Network Pruning, CVPR 2019, equations 5 to 8 (there
     squared; here absolute values are summed over images).
     """
 
     explained: Explained = "loss"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown target."""
+        require_target(self.explained)
 
     def per_sample(self, model: GatedModel, seed: int) -> Attributor:
         """Return what gives gate × gradient, (N, U); the seed is not used."""
