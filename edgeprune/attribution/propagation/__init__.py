@@ -5,9 +5,10 @@ gradients are those of rules, so that gradient × value is relevance at every
 place. A method is a table that gives operators their rules.
 """
 
+from edgeprune.attribution.propagation.gating import Attention
 from edgeprune.attribution.propagation.gradients import rescaled
 from edgeprune.attribution.propagation.interpreter import RuleInterpreter
-from edgeprune.attribution.propagation.paths import Attention, Paths, find_paths
+from edgeprune.attribution.propagation.paths import Paths, find_paths
 from edgeprune.attribution.propagation.step import Entry, Rule, Step, Table, assign, entry_for
 
 __all__ = [

@@ -65,6 +65,7 @@ class RuleInterpreter(GatedInterpreter):
             arguments=arguments,
             weights=weights,
             images=self.paths.images.get(node.name, 0),
+            signals=self.paths.signals.get(node.name, frozenset()),
         )
 
     def _read_on_trunk(self) -> Tensor:

@@ -26,12 +26,14 @@ class Step:
         weights: what its statistics are weighted by, broadcasting to its first
             operand; None where they are not.
         images: dimension of the result along which images lie.
+        signals: the names of those arguments that relevance goes to.
     """
 
     node: fx.Node
     arguments: Mapping[str, Any]
     weights: Tensor | None = None
     images: int = 0
+    signals: frozenset[str] = frozenset()
 
     @property
     def first(self) -> Any:  # noqa: ANN401 - a tensor, a list of them, or a number
@@ -60,11 +62,14 @@ class Entry:
         operators: their names, as ``operation`` gives them.
         rule: what takes the place of their gradient; None leaves them their own.
         why: what becomes of relevance there, for people.
+        conserves: whether operands, and what the operator adds to them by itself,
+            get all the relevance that its result has.
     """
 
     operators: frozenset[str]
     rule: Rule | None
     why: str = ""
+    conserves: bool = True
 
 
 Table: TypeAlias = tuple[Entry, ...]
