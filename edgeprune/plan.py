@@ -4,31 +4,23 @@ Invariant: a plan never empties a group, its widths end on the multiples asked
 for, and its predicted parameters and MACs are those of the cut model.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeprune.alignment import alignment, summarised, unaligned
 from edgeprune.attribution.scores import Scores
 from edgeprune.axes.analysis import Analysis, analyse
-from edgeprune.axes.groups import ChannelGroup
 from edgeprune.budget import Budget
 from edgeprune.capture import Captured, trainable
 from edgeprune.errors import PlanError, UsageError
+from edgeprune.evidence import Evidence
 from edgeprune.limits import find_limits
 from edgeprune.obstacles import obstacles
-from edgeprune.plan_document import FORMAT, VERSION, GroupPlan, Plan, RemovedUnit
+from edgeprune.plan_document import FORMAT, VERSION, GroupPlan, KeptUnit, Plan, RemovedUnit
 from edgeprune.widths import Masks, Ranking, Search
 
 REASONS_SHOWN: Final = 3
-ORDER: Final[Mapping[Ranking, str]] = {
-    "global": "of all units",
-    "cost": "of all units by score per cost",
-    "group": "of its group",
-}
 
 
 def make_plan(
@@ -97,26 +89,24 @@ def _check_scores(analysis: Analysis, scores: Scores) -> None:
 
 
 def _document(search: Search, masks: Masks) -> Plan:
-    analysis, budget = search.analysis, search.budget
+    analysis = search.analysis
     kept = analysis.kept(masks)
-    ranks = search.ranks()
+    evidence = Evidence.of(search, masks)
     notes = unaligned(analysis, masks, search.limits, search.align)
     return Plan(
         groups=tuple(
-            replace(
-                _group_plan(search, group, masks[group.name], ranks[group.name]),
+            GroupPlan(
+                name=group.name,
+                kind=group.kind,
+                size=group.size,
+                kept=tuple(np.flatnonzero(masks[group.name]).tolist()),
+                removed=evidence.removed(group),
+                weakest_kept=evidence.weakest(group),
                 note=notes.get(group.name),
             )
             for group in analysis.groups
         ),
-        made_from={
-            "criterion": search.scores.criterion,
-            "sampler": search.scores.sampler,
-            "samples": list(search.scores.samples),
-            "ranking": search.ranking,
-            "budget": budget.to_dict(),
-            "align": search.align,
-        },
+        made_from=_made_from(search),
         dense={
             "params": analysis.count_parameters(search.names),
             "macs": analysis.count_macs(),
@@ -126,35 +116,24 @@ def _document(search: Search, masks: Masks) -> Plan:
             "macs": analysis.count_macs(kept),
         },
         notes=tuple(summarised(notes)),
+        weakest_kept=evidence.weakest_of_all(),
     )
 
 
-def _group_plan(
-    search: Search, group: ChannelGroup, mask: NDArray[np.bool_], ranks: NDArray[np.int64]
-) -> GroupPlan:
-    scores = search.scores[group.name].numpy()
-    most = search.scores.most_affected(group.name)
-    rivals = [group] if search.ranking == "group" else search.analysis.groups
-    total = sum(rival.size for rival in rivals)
-    weakest = float(scores[mask].min())
-    removed = tuple(
-        RemovedUnit(
-            unit=unit,
-            score=float(f"{scores[unit]:.6g}"),
-            rank=int(ranks[unit]),
-            most=most[unit] if most else None,
-            reason=f"rank {ranks[unit]} of {total} {ORDER[search.ranking]}; "
-            f"the weakest kept unit of its group scores {weakest:.3g}",
-        )
-        for unit in np.flatnonzero(~mask).tolist()
-    )
-    return GroupPlan(
-        name=group.name,
-        kind=group.kind,
-        size=group.size,
-        kept=tuple(np.flatnonzero(mask).tolist()),
-        removed=removed,
-    )
+def _made_from(search: Search) -> dict[str, Any]:
+    scores = search.scores
+    return {
+        "criterion": scores.criterion,
+        "aggregate": scores.aggregate,
+        "classes": list(scores.classes),
+        "counts": list(scores.counts),
+        "sampler": scores.sampler,
+        "samples": list(scores.samples),
+        "sha256": list(scores.hashes),
+        "ranking": search.ranking,
+        "budget": search.budget.to_dict(),
+        "align": search.align,
+    }
 
 
 __all__ = [
@@ -162,6 +141,7 @@ __all__ = [
     "VERSION",
     "Budget",
     "GroupPlan",
+    "KeptUnit",
     "Masks",
     "Plan",
     "Ranking",

@@ -1,8 +1,8 @@
 """A plan as a document: it can be reviewed, edited, signed, and applied again.
 
 It lists what every channel group keeps, and for each removed unit its score,
-its rank and the reason. Invariant: a document that contradicts itself, or was
-made for another model, is refused.
+its rank, the reason, and how it compares with what stays. Invariant: a document
+that contradicts itself, or was made for another model, is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,25 +21,64 @@ VERSION: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptUnit:
+    """The weakest unit that stays, which those that go are held against."""
+
+    group: str
+    unit: int
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemovedUnit:
-    """One unit that goes: its index in the group, and why it and not another."""
+    """One unit that goes, and why it and not another.
+
+    Attributes:
+        unit: its index in the group.
+        score: how much it carries.
+        rank: its place in the order that decided; 1 goes first.
+        most: the class that it mattered most to, if that is known.
+        reason: why it goes, in words.
+        margin: how much more the weakest unit kept of its group scores.
+        ratio: its score as a share of that one's, if both are above 0.
+        overtook: units of all groups that stay though they rank below it: those
+            that widths, alignment and limits keep.
+        per_class: its score for each class, in the order of the classes of
+            ``made_from``; None for a class without images; empty where unknown.
+    """
 
     unit: int
     score: float
     rank: int
     most: str | None
     reason: str
+    margin: float | None = None
+    ratio: float | None = None
+    overtook: int | None = None
+    per_class: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPlan:
-    """What one channel group keeps, and why not a width that was asked for."""
+    """What one channel group keeps, and why not a width that was asked for.
+
+    Attributes:
+        name: of the group.
+        kind: of the group.
+        size: units of the dense model.
+        kept: those that stay.
+        removed: those that go.
+        weakest_kept: of those that stay, the one that would have gone next.
+        note: why the width is not what was asked for, or None.
+    """
 
     name: str
     kind: str
     size: int
     kept: tuple[int, ...]
     removed: tuple[RemovedUnit, ...]
+    weakest_kept: KeptUnit | None = None
     note: str | None = None
 
     def mask(self) -> NDArray[np.bool_]:
@@ -64,10 +103,11 @@ class Plan:
 
     Attributes:
         groups: one entry per channel group, in the order of the graph.
-        made_from: criterion, ranking, budget and alignment.
+        made_from: criterion, images scored, ranking, budget and alignment.
         dense: parameters and MACs of the dense model.
         predicted: parameters and MACs of the cut model.
         notes: what could not be done as asked.
+        weakest_kept: of all units that stay, the one that ranks lowest.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -75,6 +115,7 @@ class Plan:
     dense: Mapping[str, int]
     predicted: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    weakest_kept: KeptUnit | None = None
 
     @property
     def units_total(self) -> int:
@@ -111,6 +152,7 @@ class Plan:
             "dense": dict(self.dense),
             "predicted": dict(self.predicted),
             "notes": list(self.notes),
+            "weakest_kept": _written_kept(self.weakest_kept),
             "groups": [_written(group) for group in self.groups],
         }
 
@@ -134,6 +176,7 @@ class Plan:
                 dense=document["dense"],
                 predicted=document["predicted"],
                 notes=tuple(document["notes"]),
+                weakest_kept=_read_kept(document.get("weakest_kept")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"the plan is damaged: {type(error).__name__} {error}") from error
@@ -146,8 +189,25 @@ def _written(group: GroupPlan) -> dict[str, Any]:
         "size": group.size,
         "note": group.note,
         "kept": list(group.kept),
-        "removed": [vars(unit) for unit in group.removed],
+        "weakest_kept": _written_kept(group.weakest_kept),
+        "removed": [_written_unit(unit) for unit in group.removed],
     }
+
+
+def _written_unit(unit: RemovedUnit) -> dict[str, Any]:
+    return {**vars(unit), "per_class": list(unit.per_class)}
+
+
+def _written_kept(unit: KeptUnit | None) -> dict[str, Any] | None:
+    return None if unit is None else dict(vars(unit))
+
+
+def _read_unit(document: Mapping[str, Any]) -> RemovedUnit:
+    return RemovedUnit(**{**document, "per_class": tuple(document.get("per_class", ()))})
+
+
+def _read_kept(document: Mapping[str, Any] | None) -> KeptUnit | None:
+    return None if document is None else KeptUnit(**document)
 
 
 def _read_group(document: Mapping[str, Any]) -> GroupPlan:
@@ -156,7 +216,8 @@ def _read_group(document: Mapping[str, Any]) -> GroupPlan:
         kind=document["kind"],
         size=document["size"],
         kept=tuple(document["kept"]),
-        removed=tuple(RemovedUnit(**unit) for unit in document["removed"]),
+        removed=tuple(_read_unit(unit) for unit in document["removed"]),
+        weakest_kept=_read_kept(document.get("weakest_kept")),
         note=document.get("note"),
     )
     gone = [unit.unit for unit in group.removed]

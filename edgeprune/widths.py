@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.alignment import alignment, allowed_widths, nearest
-from edgeprune.attribution.scores import Scores
+from edgeprune.attribution.scores import Scores, best_first, ranks
 from edgeprune.axes.analysis import Analysis
 from edgeprune.axes.groups import ChannelGroup
 from edgeprune.budget import Budget
@@ -72,7 +72,7 @@ class Search:
 
     def order(self, group: ChannelGroup) -> NDArray[np.int64]:
         """Return a group's units, best first; of equal ones the first."""
-        return np.argsort(-self.scores[group.name].numpy(), kind="stable")
+        return best_first(self.scores[group.name].numpy())
 
     def counts(self) -> dict[str, int]:
         """Return how many units each group keeps: as many as the budget allows.
@@ -124,12 +124,23 @@ class Search:
     def owners(self) -> NDArray[np.int64]:
         """Return the index of the group of every unit, worst unit first."""
         groups = self.analysis.groups
-        owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
-        values = [
-            self.scores[g.name].numpy() / price
-            for g, price in zip(groups, self._prices(), strict=True)
-        ]
-        return owner[np.argsort(np.concatenate(values), kind="stable")]
+        found = np.empty(sum(group.size for group in groups), np.int64)
+        for index, ranks_of_group in enumerate(ranks(self.compared()).values()):
+            found[ranks_of_group - 1] = index
+        return found
+
+    def compared(self) -> dict[str, NDArray[np.float64]]:
+        """Return by group what units of all groups are compared by.
+
+        That is the score, or under ``cost`` the score per price. A score below 0
+        says that a unit does harm, so that the dearest goes first: it is
+        multiplied by its price.
+        """
+        values = {group.name: self.scores[group.name].numpy() for group in self.analysis.groups}
+        return {
+            name: np.where(value < 0, value * price, value / price)
+            for (name, value), price in zip(values.items(), self._prices(), strict=True)
+        }
 
     def _levelled(self) -> NDArray[np.int64]:
         """Return which group steps to its next width, in the order that keeps shares alike.
@@ -148,13 +159,10 @@ class Search:
 
     def ranks(self) -> dict[str, NDArray[np.int64]]:
         """Return the rank of every unit in the order that decided: 1 goes first."""
-        owner = None if self.ranking == "group" else self.owners()
-        ranks: dict[str, NDArray[np.int64]] = {}
-        for index, group in enumerate(self.analysis.groups):
-            places = np.arange(group.size) if owner is None else np.flatnonzero(owner == index)
-            ranks[group.name] = np.empty(group.size, np.int64)
-            ranks[group.name][self.order(group)[::-1]] = places + 1
-        return ranks
+        if self.ranking != "group":
+            return ranks(self.compared())
+        scores = {group.name: self.scores[group.name].numpy() for group in self.analysis.groups}
+        return {name: ranks({name: values})[name] for name, values in scores.items()}
 
     def _prices(self) -> list[float]:
         """Return what one unit of each group costs in the dense model, above 0."""

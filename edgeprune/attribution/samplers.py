@@ -3,6 +3,7 @@
 Invariant: the same model, split and seed choose the same images.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from edgeprune.attribution.clusters import medoids
 from edgeprune.attribution.features import features_and_logits
 from edgeprune.capture import Captured
-from edgeprune.data import PreparedSplit
+from edgeprune.data import PreparedSplit, Split
 from edgeprune.errors import DataError, UsageError
 
 Sampler = Literal["cluster", "random", "confidence"]
@@ -34,12 +35,15 @@ class SampleChoice:
             of choice. Under ``no finding`` in a multi-label split.
         indices: all positions, each once, class by class.
         ids: the ids of the images, in the order of ``indices``.
+        hashes: SHA-256 of the pixels of each, as they are in the split: uint8, row
+            by row, red, green and blue of a pixel side by side.
     """
 
     sampler: Sampler
     per_class: Mapping[str, tuple[int, ...]]
     indices: tuple[int, ...]
     ids: tuple[str, ...]
+    hashes: tuple[str, ...]
 
 
 def sample(
@@ -74,22 +78,18 @@ def sample(
         batch_size: images in memory at a time.
 
     Raises:
-        DataError: a class with fewer than ``per_class`` images.
+        DataError: a class with fewer than ``per_class`` images, or without any.
         UsageError: another split, an unknown sampler, or no images asked for.
     """
     if problem := _problem(train, sampler, per_class):
         raise UsageError(problem)
     members = _members(train.split.labels, classes, multi_label)
-    for name, found in members.items():
-        if len(found) < per_class and name != NO_FINDING:
-            raise DataError(
-                f"class '{name}' has {len(found)} training images, fewer than the {per_class} "
-                f"to score per class: add images or use --per-class {len(found)}"
-            )
+    if problem := _shortage(members, per_class):
+        raise DataError(problem)
     rng = np.random.default_rng(seed)
     if sampler == "random":
         chosen = {name: rng.permutation(found)[:per_class] for name, found in members.items()}
-        return _choice(sampler, chosen, train.split.ids)
+        return _choice(sampler, chosen, train.split)
     share = max(per_class, LOOKED_AT // len(members))
     pool = {name: np.sort(rng.permutation(found)[:share]) for name, found in members.items()}
     looked_at = np.unique(np.concatenate(list(pool.values())))
@@ -103,7 +103,7 @@ def sample(
             own = index if name != NO_FINDING else None
             best = np.argsort(-_confidence(logits[rows], own, multi_label), kind="stable")
         chosen[name] = found[best[:per_class]]
-    return _choice(sampler, chosen, train.split.ids)
+    return _choice(sampler, chosen, train.split)
 
 
 def _problem(train: PreparedSplit, sampler: str, per_class: int) -> str | None:
@@ -115,6 +115,22 @@ def _problem(train: PreparedSplit, sampler: str, per_class: int) -> str | None:
         return (
             f"samples come from the training split; the split given is '{train.split.name}', whose "
             "images must not take part in making the model"
+        )
+    return None
+
+
+def _shortage(members: Mapping[str, Indices], per_class: int) -> str | None:
+    """Say which class has too few images, or None; the healthy may be fewer."""
+    counts = {name: len(found) for name, found in members.items() if name != NO_FINDING}
+    if not counts:
+        return "the training split has no labels, so there is no class to choose images of"
+    name = min(counts, key=lambda each: counts[each])
+    if counts[name] == 0:
+        return f"class '{name}' has no training image: add images of it or remove the class"
+    if counts[name] < per_class:
+        return (
+            f"class '{name}' has {counts[name]} training images, fewer than the {per_class} to "
+            f"score per class: add images or use --per-class {counts[name]}"
         )
     return None
 
@@ -143,11 +159,12 @@ def _confidence(
     return np.asarray(assigned)
 
 
-def _choice(sampler: Sampler, chosen: Mapping[str, Indices], ids: Sequence[str]) -> SampleChoice:
+def _choice(sampler: Sampler, chosen: Mapping[str, Indices], train: Split) -> SampleChoice:
     indices = tuple(dict.fromkeys(int(i) for found in chosen.values() for i in found))
     return SampleChoice(
         sampler=sampler,
         per_class={name: tuple(found.tolist()) for name, found in chosen.items()},
         indices=indices,
-        ids=tuple(ids[i] for i in indices),
+        ids=tuple(train.ids[i] for i in indices),
+        hashes=tuple(hashlib.sha256(train.images[i].tobytes()).hexdigest() for i in indices),
     )

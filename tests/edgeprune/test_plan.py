@@ -203,6 +203,107 @@ def test_a_removed_unit_names_the_class_it_mattered_most_to(capture_of: CaptureO
     assert {unit.most for group in plan.groups for unit in group.removed} == {"ill"}
 
 
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_every_removed_unit_is_held_against_the_weakest_kept_of_its_group(
+    ranking: Ranking, capture_of: CaptureOf
+) -> None:
+    dense = capture_of("Chain")
+    scores = random_scores(dense)
+    plan = make_plan(dense, scores, Budget(macs=0.5), ranking=ranking)
+    for group in plan.groups:
+        values = scores[group.name]
+        weakest = group.weakest_kept
+        assert weakest is not None
+        assert weakest.unit == min(group.kept, key=lambda unit: float(values[unit]))
+        assert weakest.score == pytest.approx(float(values[weakest.unit]), rel=1e-5)
+        for unit in group.removed:
+            own, kept_score = float(values[unit.unit]), float(values[weakest.unit])
+            assert unit.rank < weakest.rank
+            assert unit.margin == pytest.approx(kept_score - own, rel=1e-5)
+            assert unit.ratio == pytest.approx(own / kept_score, rel=1e-5)
+
+
+def test_a_unit_that_goes_says_how_many_weaker_ones_stay(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    # conv1 has the four weakest units, but may only give up two of them.
+    scores = scores_of(
+        dense, conv1=[0.1, 0.2, 0.3, 0.4, 3, 3, 3, 3], hidden=[0.5, *[2.0] * 15], conv2=[4.0] * 12
+    )
+    plan = make_plan(dense, scores, Budget(keep=33 / 36, floors={"conv1": 0.75}))
+    conv1, _, hidden = plan.groups
+    assert [(unit.unit, unit.overtook) for unit in conv1.removed] == [(0, 0), (1, 0)]
+    assert [(unit.unit, unit.overtook) for unit in hidden.removed] == [(0, 2)]
+    assert plan.weakest_kept == conv1.weakest_kept
+    assert plan.weakest_kept is not None
+    assert (plan.weakest_kept.group, plan.weakest_kept.unit, plan.weakest_kept.rank) == (
+        *("conv1", 2),
+        3,
+    )
+
+
+def test_groups_that_were_not_compared_have_no_weakest_of_all(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    plan = make_plan(dense, random_scores(dense), Budget(keep=0.5), ranking="group")
+    assert plan.weakest_kept is None
+    assert {unit.overtook for group in plan.groups for unit in group.removed} == {0}
+
+
+def test_a_ratio_is_only_given_between_scores_above_zero(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    scores = scores_of(dense, conv1=[-1, -0.5, 0.0, 0.0, 2, 3, 3, 3])
+    conv1 = make_plan(dense, scores, Budget(keep=0.5), ranking="group").groups[0]
+    assert [unit.ratio for unit in conv1.removed] == [None, None, 0.0, 0.0]
+    assert [unit.margin for unit in conv1.removed] == [3.0, 2.5, 2.0, 2.0]
+
+
+def test_of_units_that_do_harm_the_dearest_goes_first(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    scores = scores_of(dense, conv1=[-1.0, *[1.0] * 7], hidden=[-1.0, *[1.0] * 15])
+    plan = make_plan(dense, scores, Budget(macs=0.99), ranking="cost")
+    # A unit of conv1 costs many more MACs than one of the last layers.
+    assert [[unit.unit for unit in group.removed] for group in plan.groups] == [[0], [], []]
+
+
+def test_a_plan_holds_scores_per_class_and_the_images_by_hash(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    scores = random_scores(dense)
+    named = replace(
+        scores,
+        per_class={name: torch.stack([v, 0 * v, v / 3]) for name, v in scores.values.items()},
+        classes=("well", "never seen", "ill"),
+        counts=(1, 0, 1),
+        samples=("a.png", "b.png"),
+        hashes=("12ab", "34cd"),
+    )
+    plan = make_plan(dense, named, Budget(keep=0.5))
+    for group in plan.groups:
+        for unit in group.removed:
+            score = float(scores[group.name][unit.unit])
+            first, unseen, last = unit.per_class
+            assert first == unit.score
+            assert unseen is None
+            assert last == float(f"{score / 3:.6g}")
+    made = plan.to_dict()["made_from"]
+    assert (made["classes"], made["counts"]) == (["well", "never seen", "ill"], [1, 0, 1])
+    assert (made["samples"], made["sha256"]) == (["a.png", "b.png"], ["12ab", "34cd"])
+
+
+def test_a_plan_from_before_units_were_compared_still_loads(capture_of: CaptureOf) -> None:
+    dense = capture_of("Chain")
+    plan = make_plan(dense, random_scores(dense), Budget(keep=0.5))
+    document = json.loads(json.dumps(plan.to_dict()))
+    del document["weakest_kept"]
+    for group in document["groups"]:
+        del group["weakest_kept"]
+        for unit in group["removed"]:
+            for key in ("margin", "ratio", "overtook", "per_class"):
+                del unit[key]
+    old = Plan.from_dict(document)
+    assert old.weakest_kept is None
+    assert old.groups[0].removed[0].margin is None
+    assert old.masks(analyse(dense).groups)["conv1"].sum() == len(plan.groups[0].kept)
+
+
 def test_equal_scores_are_decided_by_position(capture_of: CaptureOf) -> None:
     dense = capture_of("Chain")
     plans = [make_plan(dense, scores_of(dense), Budget(keep=0.5)) for _ in range(2)]

@@ -1,4 +1,6 @@
+import hashlib
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import edgeprune as ep
 from edgeprune.attribution import samplers
 from edgeprune.attribution.clusters import medoids
 from edgeprune.attribution.features import features_and_logits
-from edgeprune.attribution.samplers import NO_FINDING, SampleChoice, sample
+from edgeprune.attribution.samplers import NO_FINDING, SampleChoice, Sampler, sample
 from edgeprune.data import PreparedSplit, Preprocessing, make_phantoms
 from edgeprune.errors import DataError, UsageError
 
@@ -106,6 +108,28 @@ def test_confidence_takes_the_images_whose_own_class_is_likeliest() -> None:
         np.testing.assert_allclose(probabilities[list(chosen), index], expected, rtol=1e-4)
 
 
+def test_images_are_known_by_the_hash_of_their_own_pixels() -> None:
+    choice = _choose("random")
+    assert len(set(choice.hashes)) == len(choice.indices)
+    for index, digest in zip(choice.indices, choice.hashes, strict=True):
+        pixels = np.asarray(SINGLE.train.images[index])
+        assert pixels.dtype == np.uint8
+        rows = b"".join(row.tobytes() for row in pixels)
+        assert digest == hashlib.sha256(rows).hexdigest()
+
+
+def test_clusters_spread_further_over_the_features_than_chance_does_on_average() -> None:
+    dense, train = _model()[1], PreparedSplit(SINGLE.train, HOW)
+    features, _ = features_and_logits(dense, train, range(len(train)), batch_size=32)
+
+    def spread(sampler: Sampler, seed: int = 0) -> float:
+        choice = sample(dense, train, sampler=sampler, per_class=5, seed=seed)
+        pairs = [pair for chosen in choice.per_class.values() for pair in combinations(chosen, 2)]
+        return float(np.mean([np.linalg.norm(features[a] - features[b]) for a, b in pairs]))
+
+    assert spread("cluster") > 1.05 * np.mean([spread("random", seed) for seed in range(20)])
+
+
 def test_features_are_what_the_last_layer_reads() -> None:
     model, dense = _model()
     train = PreparedSplit(SINGLE.train, HOW)
@@ -147,6 +171,21 @@ def test_each_finding_gets_its_positives_and_images_without_finding_come_on_top(
     assert len(choice.indices) == len(set(choice.indices))
 
 
+def test_confidence_takes_for_each_finding_the_positives_in_which_it_is_likeliest() -> None:
+    model, _ = _model(7)
+    from edgeprune.data import batches
+
+    images = torch.cat([x for x, _ in batches(MULTI.train, HOW, batch_size=32)])
+    with torch.no_grad():
+        probabilities = model(images).sigmoid().numpy()
+    choice = _findings("confidence")
+    for index, name in enumerate(MULTI.classes):
+        positives = np.flatnonzero(MULTI.train.labels[:, index])
+        expected = np.sort(probabilities[positives, index])[::-1][:2]
+        chosen = list(choice.per_class[name])
+        np.testing.assert_allclose(probabilities[chosen, index], expected, rtol=1e-4)
+
+
 def test_confidence_takes_healthy_images_in_which_every_finding_is_unlikely() -> None:
     model, _ = _model(7)
     from edgeprune.data import batches
@@ -163,6 +202,38 @@ def test_a_class_with_too_few_images_is_named_with_its_number_and_what_to_do() -
     rare = replace(SINGLE.train, name="train").subset(range(20))
     with pytest.raises(DataError, match=r"class '\w+' has \d+ training .* use --per-class \d+"):
         sample(_model()[1], PreparedSplit(rare, HOW), per_class=15, classes=SINGLE.classes)
+
+
+def test_the_number_to_use_instead_is_one_that_works_for_every_class() -> None:
+    counts = np.bincount(SINGLE.train.labels)
+    thin = [*np.flatnonzero(SINGLE.train.labels == 1)[:4]]
+    thin += [*np.flatnonzero(SINGLE.train.labels == 3)[:2]]
+    thin += [*np.flatnonzero(np.isin(SINGLE.train.labels, (0, 2)))]
+    assert counts.min() > 4
+    message = rf"class '{SINGLE.classes[3]}' has 2 training images.* use --per-class 2"
+    with pytest.raises(DataError, match=message):
+        sample(
+            _model()[1],
+            PreparedSplit(SINGLE.train.subset(thin), HOW),
+            per_class=5,
+            classes=SINGLE.classes,
+        )
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_class_without_images_has_a_message_of_its_own(multi_label: bool) -> None:
+    data = MULTI if multi_label else SINGLE
+    has = data.train.labels[:, 1] > 0 if multi_label else data.train.labels == 1
+    train = data.train.subset(np.flatnonzero(~has))
+    message = f"class '{data.classes[1]}' has no training image: add images of it or remove the"
+    with pytest.raises(DataError, match=message):
+        sample(
+            _model(7 if multi_label else 4)[1],
+            PreparedSplit(train, HOW),
+            per_class=1,
+            classes=data.classes,
+            multi_label=multi_label,
+        )
 
 
 def test_only_the_training_split_is_sampled() -> None:
