@@ -7,13 +7,9 @@ bundle gives the same bytes.
 """
 
 from pathlib import Path
-from typing import Final
-
-import jinja2
 
 from edgeprune.errors import BundleError
 from edgeprune.files import write_text
-from edgeprune.report import formats
 from edgeprune.report.classes import classes
 from edgeprune.report.cuts import cuts
 from edgeprune.report.document import read_documents
@@ -21,12 +17,11 @@ from edgeprune.report.evidence import evidence
 from edgeprune.report.headline import headline
 from edgeprune.report.latency import latencies
 from edgeprune.report.making import making
+from edgeprune.report.page import environment
 from edgeprune.report.proofs import proofs
 from edgeprune.report.recovery import recovery
 
 __all__ = ["build_report"]
-
-FILTERS: Final = {"count": formats.count, "percent": formats.percent}
 
 
 def build_report(bundle: Path) -> Path:
@@ -37,7 +32,7 @@ def build_report(bundle: Path) -> Path:
     """
     documents = read_documents(bundle)
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             headline=headline(documents),
@@ -56,16 +51,3 @@ def build_report(bundle: Path) -> Path:
     except OSError as error:
         raise BundleError(f"report.html cannot be written: {error.strerror or error}") from error
     return path
-
-
-def _environment() -> jinja2.Environment:
-    """Return templates that escape what they print and refuse what they do not know."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgeprune.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment

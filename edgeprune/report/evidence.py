@@ -4,31 +4,20 @@ The image itself is embedded once; a map is a layer over it whose opacity is the
 strength of the evidence, so that anatomy stays visible where a map is silent.
 """
 
-import base64
-import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeprune.errors import BundleError
 from edgeprune.report import formats
 from edgeprune.report.document import Document, Documents
+from edgeprune.report.pictures import layer, outline, picture
 
 Array = NDArray[np.generic]
-LEAST_SIDE: Final = 160  # pixels that a picture has at least
-MOST_SIDE: Final = (
-    208  # and at most: eight examples in colour then fit into 3 MB whatever they show
-)
-FOR: Final = (196, 30, 30)  # evidence for the class
-AGAINST: Final = (28, 84, 196)  # evidence against it
-OPAQUE: Final = 0.85
-LEVELS: Final = 32  # of opacity: more cannot be told apart and does not compress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +108,8 @@ def _example(example: Document, index: int, arrays: Mapping[str, Array], several
     return Example(
         id=example.text("id") or f"image {index + 1}",
         label=example.text("label") or "",
-        image=_png(_sized(Image.fromarray(arrays["images"][index].astype(np.uint8)))),
-        outline=_outline(mask),
+        image=picture(arrays["images"][index].astype(np.uint8)),
+        outline=outline(mask),
         width=mask.shape[1],
         height=mask.shape[0],
         answers=answers,
@@ -143,49 +132,5 @@ def _answer(example: Document, side: str, values: Array, several: bool) -> Answe
         says=f"{said or 'unknown'}, {formats.percent(example.number(side, 'probability'), 0)}",
         right=None if not said or not label else _call(example, side, several) == label,
         mass="" if mass is None else formats.percent(mass, 0),
-        map=_png(_layer(values)),
+        map=layer(values, values.shape),
     )
-
-
-def _layer(values: Array) -> Image.Image:
-    """Colour a map (H, W) in -1 to 1: red for, blue against, opacity by strength."""
-    known = np.nan_to_num(values.astype(np.float32)).clip(-1, 1)
-    signed = np.asarray(_sized(Image.fromarray(known)))  # before colouring: red and blue do not mix
-    strength = np.round(np.abs(signed) * LEVELS) / LEVELS
-    layer = np.empty((*signed.shape, 4), np.uint8)
-    layer[..., :3] = np.where((signed >= 0)[..., None], FOR, AGAINST)
-    layer[..., 3] = np.round(255 * OPAQUE * strength)
-    return Image.fromarray(layer)
-
-
-def _sized(picture: Image.Image) -> Image.Image:
-    """Enlarge or reduce a picture to a side that reads well."""
-    side = max(picture.size)
-    factor = min(max(LEAST_SIDE / side, 1.0), MOST_SIDE / side)
-    width, height = (max(1, round(edge * factor)) for edge in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _png(picture: Image.Image) -> str:
-    """Return a picture as a data URI."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _outline(mask: NDArray[np.bool_]) -> str:
-    """Return the border of a mask (H, W) as a path along the edges of its pixels."""
-    padded = np.pad(mask, 1)
-    rows = padded[1:, 1:-1] != padded[:-1, 1:-1]  # an edge above pixel (y, x)
-    columns = padded[1:-1, 1:] != padded[1:-1, :-1]  # an edge left of pixel (y, x)
-    across = [f"M{start} {y}H{end}" for y, start, end in _spans(rows)]
-    down = [f"M{x} {start}V{end}" for x, start, end in _spans(columns.T)]
-    return "".join(across + down)
-
-
-def _spans(lines: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-    """List the runs of True in each line: line, start, end."""
-    steps = np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    at, starts = np.nonzero(steps == 1)
-    _, ends = np.nonzero(steps == -1)
-    return list(zip(at.tolist(), starts.tolist(), ends.tolist(), strict=True))

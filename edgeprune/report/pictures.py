@@ -55,3 +55,21 @@ def data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def outline(mask: NDArray[np.bool_]) -> str:
+    """Return the border of a mask (H, W) as a path along the edges of its pixels."""
+    padded = np.pad(mask, 1)
+    rows = padded[1:, 1:-1] != padded[:-1, 1:-1]  # an edge above pixel (y, x)
+    columns = padded[1:-1, 1:] != padded[1:-1, :-1]  # an edge left of pixel (y, x)
+    across = [f"M{start} {y}H{end}" for y, start, end in _spans(rows)]
+    down = [f"M{x} {start}V{end}" for x, start, end in _spans(columns.T)]
+    return "".join(across + down)
+
+
+def _spans(lines: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """List the runs of True in each line: line, start, end."""
+    steps = np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    at, starts = np.nonzero(steps == 1)
+    _, ends = np.nonzero(steps == -1)
+    return list(zip(at.tolist(), starts.tolist(), ends.tolist(), strict=True))
