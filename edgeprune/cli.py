@@ -19,10 +19,17 @@ from edgeprune.console import RichReporter, print_results
 from edgeprune.errors import EdgepruneError
 from edgeprune.options import COMPRESS_OPTIONS, CompressCommand, settings_of
 from edgeprune.unit_options import (
+    BUNDLE_OR_MODEL,
+    EXPLAIN_EXAMPLES,
+    EXPLAIN_OPTIONS,
     MODEL,
     SCORE_EXAMPLES,
     SCORE_OPTIONS,
+    UNIT,
+    ExplainCommand,
     ScoreCommand,
+    explain_settings,
+    page_of,
     parameters,
     score_settings,
 )
@@ -172,6 +179,36 @@ def score(context: click.Context, /, **_options: object) -> None:
         click.echo(json.dumps(results.to_dict(), indent=1))
     else:
         click.echo("\n".join(score_lines(results)))
+
+
+@cli.command(
+    cls=ExplainCommand,
+    params=parameters(EXPLAIN_OPTIONS, UNIT, BUNDLE_OR_MODEL),
+    epilog=EXPLAIN_EXAMPLES,
+)
+@click.pass_context
+def explain(context: click.Context, /, **_options: object) -> None:
+    """Show what UNIT responds to, and why it stays or goes.
+
+    UNIT is GROUP:INDEX, as plan.json and the scores name it. MODEL is as for
+    `edgeprune score`; without it, the bundle in edgeprune-out.
+
+    Writes one page that opens offline: the images that drive the unit most, and
+    where in them; what each class has of it; what the model does without it;
+    its score, its rank and the plan's reason; and the units that came nearest.
+    """
+    asked = context.params
+    settings = explain_settings(asked)
+    out = asked["out"] or page_of(settings.unit)
+    with _one_line_on_interrupt("interrupted: nothing was written"):
+        from edgeprune.pipeline import explain_unit
+        from edgeprune.unit_listing import explanation_lines
+
+        found = explain_unit(settings, out, reporter=RichReporter(Console(stderr=True)))
+    if asked["as_json"]:
+        click.echo(json.dumps(found.to_dict() | {"page": out.as_posix()}, indent=1))
+    else:
+        click.echo("\n".join(explanation_lines(found, out)))
 
 
 @cli.command()

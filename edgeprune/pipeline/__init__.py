@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.compressing import compress
+    from edgeprune.pipeline.explaining import explain_unit
     from edgeprune.pipeline.inspecting import Inspected, InspectSettings, inspect_model
     from edgeprune.pipeline.reporting import rewrite_report
     from edgeprune.pipeline.results import CompressResults
     from edgeprune.pipeline.scoring_run import ScoreResults, score_model
     from edgeprune.pipeline.settings import CompressSettings
-    from edgeprune.pipeline.unit_settings import ScoreSettings, Subject
+    from edgeprune.pipeline.unit_settings import ExplainSettings, ScoreSettings, Subject
 
 _HOMES: Final = {
     "CompressResults": "results",
     "CompressSettings": "settings",
+    "ExplainSettings": "unit_settings",
     "Inspected": "inspecting",
     "InspectSettings": "inspecting",
     "compress": "compressing",
+    "explain_unit": "explaining",
     "inspect_model": "inspecting",
     "rewrite_report": "reporting",
     "score_model": "scoring_run",
@@ -41,12 +44,14 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "CompressResults",
     "CompressSettings",
+    "ExplainSettings",
     "InspectSettings",
     "Inspected",
-    "compress",
     "ScoreResults",
     "ScoreSettings",
     "Subject",
+    "compress",
+    "explain_unit",
     "inspect_model",
     "rewrite_report",
     "score_model",
