@@ -32,7 +32,7 @@ _NO_GRADIENT: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rerun:
+class Singly:
     """How to attribute single images of a batch anew.
 
     Attributes:
@@ -53,7 +53,7 @@ class Cause:
     advice: str
 
 
-def check_rows(model: GatedModel, rows: Tensor, name: str, again: Rerun) -> None:
+def check_rows(model: GatedModel, rows: Tensor, name: str, again: Singly) -> None:
     """Refuse attributions (N, U) that are not finite.
 
     Raises:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+from edgeprune.attribution.activation import Activation
 from edgeprune.attribution.chance import Chance
 from edgeprune.attribution.criterion import (
     Criterion,
@@ -25,6 +26,8 @@ from edgeprune.attribution.criterion import (
 from edgeprune.attribution.integrated_gradients import Integrated
 from edgeprune.attribution.lrp import Lrp
 from edgeprune.attribution.magnitude import Magnitude
+from edgeprune.attribution.sensitivity import Sensitivity
+from edgeprune.attribution.shapley import Shapley
 from edgeprune.attribution.specification import (
     Setting,
     settings_of,
@@ -41,6 +44,9 @@ CRITERIA: Final[Mapping[str, Criterion]] = {
     "taylor": Taylor(),
     "ig": Integrated(),
     "lrp": Lrp(),
+    "shapley": Shapley(),
+    "sensitivity": Sensitivity(),
+    "activation": Activation(),
     "magnitude": Magnitude(),
     "random": Chance(),
 }
@@ -110,12 +116,12 @@ def describe() -> tuple[Description, ...]:
 
 def _described(name: str, criterion: Criterion) -> Description:
     document = inspect.getdoc(criterion) or ""
-    text = " ".join(document.split())
+    text = " ".join(document.split()).replace("``", "")
     cost = re.search(r"Cost: (.*?\.)(?=\s|$)", text)
     needs = "images and labels" if needs_labels(criterion) else "images"
     return Description(
         name=name,
-        summary=document.partition("\n\n")[0].replace("\n", " "),
+        summary=" ".join(document.partition("\n\n")[0].split()),
         cost=cost[1] if cost else "",
         needs=needs if needs_images(criterion) else "nothing",
         settings=settings_of(criterion),

@@ -20,7 +20,7 @@ from edgeprune.attribution.criterion import (
     direction,
     needs_labels,
 )
-from edgeprune.attribution.finiteness import Rerun, check_rows, check_values
+from edgeprune.attribution.finiteness import Singly, check_rows, check_values
 from edgeprune.attribution.intake import Given, intake
 from edgeprune.attribution.registry import CRITERIA, find_criterion, name_of
 from edgeprune.attribution.scores import Scores
@@ -177,7 +177,7 @@ class _Task:
                 f"criterion '{self.name}' looks at images, but there are none in the batches"
             )
 
-    def _again(self, attributor: Attributor, batch: Batch, start: int) -> Rerun:
+    def _again(self, attributor: Attributor, batch: Batch, start: int) -> Singly:
         """Return how one image of a batch is named, and attributed anew."""
 
         def image(row: int) -> str:
@@ -186,7 +186,9 @@ class _Task:
                 f"'{self.ids[place]}'" if place < len(self.ids) else f"{place + 1} of those given"
             )
 
-        return Rerun(image=image, run=lambda row: _rows(self.model, attributor, batch.part(row, 1)))
+        return Singly(
+            image=image, run=lambda row: _rows(self.model, attributor, batch.part(row, 1))
+        )
 
 
 def _rows(model: GatedModel, attribute: Attributor, batch: Batch) -> Tensor:

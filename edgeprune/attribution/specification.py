@@ -79,20 +79,19 @@ def written(criterion: object, name: str, default: object) -> str:
     """
     if type(criterion) is not type(default):
         return name
-    kinds = _kinds(criterion)
     changed = {
         key: getattr(criterion, key)
         for key in _fields(criterion)
         if getattr(criterion, key) != getattr(default, key)
     }
-    texts = [f"{key}={_text(value, kinds.get(key))}" for key, value in changed.items()]
+    texts = [f"{key}={_text(value)}" for key, value in changed.items()]
     return f"{name}:{','.join(texts)}" if texts else name
 
 
 def settings_of(criterion: object) -> tuple[Setting, ...]:
     """List the settings that a text can give."""
     return tuple(
-        Setting(name=key, values=_words(kind), default=_text(getattr(criterion, key), kind))
+        Setting(name=key, values=_words(kind), default=_text(getattr(criterion, key)))
         for key, kind in _kinds(criterion).items()
     )
 
@@ -112,17 +111,17 @@ def _kinds(criterion: object) -> dict[str, Any]:
 
 
 def _choices(kind: object) -> tuple[Any, ...]:
-    """Return the simple types and values that a type is a choice of; empty where there are others.
+    """Return the simple types and values among what a type allows.
 
-    ``Literal`` becomes its values, ``X | None`` the types and None.
+    ``Literal`` becomes its values, ``X | None`` the type and None; what no text
+    can give is left out.
     """
     if kind in (bool, int, float, str, None, type(None)):
         return (None,) if kind is type(None) else (kind,)
     if get_origin(kind) is Literal:
         return get_args(kind)
     if get_origin(kind) in (Union, types.UnionType):
-        parts = [_choices(part) for part in get_args(kind)]
-        return tuple(choice for part in parts for choice in part) if all(parts) else ()
+        return tuple(choice for part in get_args(kind) for choice in _choices(part))
     return ()
 
 
@@ -158,12 +157,16 @@ def _words(kind: object) -> str:
     )
 
 
-def _text(value: object, kind: object) -> str:
-    if kind is None:
-        return f"<{type(value).__name__}>"
-    if value is None:
-        return _NOTHING
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return _NOTHING
+        case bool():
+            return str(value).lower()
+        case int() | float() | str():
+            return str(value)
+        case _:
+            return f"<{type(value).__name__}>"
 
 
 def _known(kinds: Mapping[str, Any], key: str) -> str:
