@@ -6,13 +6,24 @@ default criterion.
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
 from edgeprune.attribution.criterion import Attributor, Explained, Run
-from edgeprune.attribution.lrp.contractions import epsilon_rule
+from edgeprune.attribution.lrp.composites import (
+    BUILT_IN,
+    Composite,
+    Part,
+    Place,
+    contraction_rules,
+    convolutions,
+    everywhere,
+    up_to,
+)
+from edgeprune.attribution.lrp.contractions import Epsilon, Gamma, ZPlus
 from edgeprune.attribution.lrp.table import rules
-from edgeprune.attribution.propagation import RuleInterpreter, find_paths
+from edgeprune.attribution.propagation import Attention, RuleInterpreter, find_paths
 from edgeprune.attribution.taylor import gate_times_gradient
 from edgeprune.errors import UsageError
 from edgeprune.gates import GatedModel
@@ -20,40 +31,76 @@ from edgeprune.gates import GatedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Lrp:
-    """Relevance of each unit under the epsilon rule.
+    """Relevance of each unit under the rules of LRP.
 
     LRP is patented in some jurisdictions; its authors permit personal,
     educational and scientific use, and other uses need their licence. It is
     therefore not the default.
 
-    Contractions use the epsilon rule, attention holds its weights constant (the
-    CP rule), normalisations their deviation, and a product passes everything to
-    its signal and nothing to its gate. Relevance of image, biases and other
-    added parameters sums to what is explained, but for what ``epsilon``
-    absorbs; 0 absorbs nothing and is LRP-0, which in a ReLU network equals
-    gradient × input. Units that only serve gates (queries, squeeze-excite)
-    get the first-order effect of their removal instead of 0. In nats (loss)
-    or logits (evidence). Cost: one forward and one backward per batch, each
-    somewhat dearer than plain ones.
+    Contractions use the epsilon rule unless told otherwise, attention holds its
+    weights constant (the CP rule), normalisations their deviation, and a
+    product passes everything to its signal and nothing to its gate. Relevance
+    of image, biases and other added parameters sums to what is explained, but
+    for what ``epsilon`` absorbs; 0 absorbs nothing and is LRP-0, which in a
+    ReLU network equals gradient × input. Units that only serve gates (queries,
+    squeeze-excite) get the first-order effect of their removal instead of 0. In
+    nats (loss) or logits (evidence). Cost: one forward and one backward per
+    batch, somewhat dearer than plain ones with ``epsilon``, and up to three
+    times as dear with rules that treat signs apart.
 
     Sources: Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier
     Decisions by Layer-Wise Relevance Propagation, PLoS ONE 2015, equation 58
     (epsilon); Ali et al., XAI for Transformers: Better Explanations through
-    Conservative Propagation, ICML 2022 (attention and LayerNorm). To units:
-    Yeom et al., Pruning by Explaining, Pattern Recognition 2021.
+    Conservative Propagation, ICML 2022 (attention and LayerNorm); Achtibat et
+    al., AttnLRP, ICML 2024. To units: Yeom et al., Pruning by Explaining,
+    Pattern Recognition 2021; with rules by depth: Hatefi et al., Pruning by
+    Explaining Revisited, 2024.
 
     Attributes:
         explained: what relevance starts from: the loss, or the evidence.
-        epsilon: stabiliser, as a share of each layer's mean |z|.
+        rule: which contractions follow which rule, a composite or the name of
+            one. ``epsilon``, ``zplus`` and ``gamma`` are for all alike.
+            ``epsilon_plus`` is z+ for convolutions and epsilon for the rest,
+            ``epsilon_gamma`` likewise with gamma. ``low_middle_high`` is gamma in
+            the third next to the image, epsilon in the middle, and LRP-0 next to
+            the logits (Montavon et al., Layer-Wise Relevance Propagation: An
+            Overview, 2019, section 10.2.2).
+        epsilon: stabiliser of the epsilon rule, as a share of each layer's mean |z|.
+        absolute: whether ``epsilon`` is a number to add to |z| instead.
+        gamma: how much more the gamma rule counts what has the sign of the result.
+        attention: ``cp``, weights constant; or ``attnlrp``, which passes
+            relevance on to queries and keys as well.
     """
 
     explained: Explained = "loss"
+    rule: str | Composite = "epsilon"
     epsilon: float = 0.1
+    absolute: bool = False
+    gamma: float = 0.25
+    attention: Attention = "cp"
 
     def __post_init__(self) -> None:
-        """Refuse a stabiliser that would turn signs."""
+        """Refuse settings that would turn signs, and names that nothing has."""
         if not self.epsilon >= 0:
             raise UsageError(f"lrp's epsilon is {self.epsilon:g}: use 0 or more")
+        if not self.gamma >= 0:
+            raise UsageError(f"lrp's gamma is {self.gamma:g}: use 0 or more")
+        if isinstance(self.rule, str) and self.rule not in BUILT_IN:
+            raise UsageError(f"lrp has no rule '{self.rule}'; there are {', '.join(BUILT_IN)}")
+        if self.attention not in get_args(Attention):
+            raise UsageError(
+                f"lrp has no rule '{self.attention}' for attention; "
+                f"there are {', '.join(get_args(Attention))}"
+            )
+
+    @property
+    def composite(self) -> Composite:
+        """Which contractions follow which rule."""
+        if isinstance(self.rule, Composite):
+            return self.rule
+        epsilon = Epsilon(epsilon=self.epsilon, absolute=self.absolute)
+        parts = BUILT_IN[self.rule](epsilon, Gamma(gamma=self.gamma))
+        return Composite(name=self.rule, parts=parts)
 
     def per_sample(self, model: GatedModel, seed: int) -> Attributor:
         """Return what gives the relevance that reaches each unit, (N, U); no seed is used."""
@@ -65,8 +112,9 @@ class Lrp:
 
 def propagation(model: GatedModel, settings: Lrp) -> Run:
     """Return what runs images with gates so that gradient × value is relevance."""
-    paths = find_paths(model)
-    found = rules(model, paths, epsilon_rule(settings.epsilon))
+    paths = find_paths(model, attention=settings.attention)
+    contractions = contraction_rules(model, paths, settings.composite)
+    found = rules(model, paths, contractions, attention=settings.attention)
 
     def run(images: Tensor, gates: Tensor) -> Tensor:
         logits: Tensor = RuleInterpreter(model, gates, paths, found).run(images)
@@ -75,4 +123,16 @@ def propagation(model: GatedModel, settings: Lrp) -> Run:
     return run
 
 
-__all__ = ["Lrp", "propagation"]
+__all__ = [
+    "Composite",
+    "Epsilon",
+    "Gamma",
+    "Lrp",
+    "Part",
+    "Place",
+    "ZPlus",
+    "convolutions",
+    "everywhere",
+    "propagation",
+    "up_to",
+]
