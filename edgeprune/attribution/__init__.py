@@ -6,6 +6,7 @@ inputs need no hooks into layers.
 
 from edgeprune.attribution.activation import Activation
 from edgeprune.attribution.aggregation import Aggregate
+from edgeprune.attribution.backtrace import Backtrace
 from edgeprune.attribution.criterion import (
     Attributor,
     Batch,
@@ -25,12 +26,14 @@ from edgeprune.attribution.sensitivity import Sensitivity
 from edgeprune.attribution.shapley import Shapley
 from edgeprune.attribution.storage import load_scores, save_scores
 from edgeprune.attribution.taylor import Taylor
+from edgeprune.attribution.xpruner import XPruner
 
 __all__ = [
     "CRITERIA",
     "Activation",
     "Aggregate",
     "Attributor",
+    "Backtrace",
     "Batch",
     "Criterion",
     "Description",
@@ -47,6 +50,7 @@ __all__ = [
     "Shapley",
     "Taylor",
     "UnitScore",
+    "XPruner",
     "attribute",
     "describe",
     "find_criterion",

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from edgeprune.attribution.activation import Activation
+from edgeprune.attribution.backtrace import Backtrace
 from edgeprune.attribution.chance import Chance
 from edgeprune.attribution.criterion import (
     Criterion,
@@ -36,6 +37,7 @@ from edgeprune.attribution.specification import (
     written,
 )
 from edgeprune.attribution.taylor import Taylor
+from edgeprune.attribution.xpruner import XPruner
 from edgeprune.errors import UsageError
 
 GROUP: Final = "edgeprune.criteria"
@@ -44,8 +46,10 @@ CRITERIA: Final[Mapping[str, Criterion]] = {
     "taylor": Taylor(),
     "ig": Integrated(),
     "lrp": Lrp(),
+    "backtrace": Backtrace(),
     "shapley": Shapley(),
     "sensitivity": Sensitivity(),
+    "xpruner": XPruner(),
     "activation": Activation(),
     "magnitude": Magnitude(),
     "random": Chance(),
