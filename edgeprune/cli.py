@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgeprune.console import RichReporter, print_results
+from edgeprune.criteria_help import criteria_help
 from edgeprune.errors import EdgepruneError
 from edgeprune.options import COMPRESS_OPTIONS, CompressCommand, settings_of
 from edgeprune.unit_options import (
@@ -88,7 +89,9 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cli.command(cls=CompressCommand, params=list(COMPRESS_OPTIONS), epilog=EXAMPLES)
+@cli.command(
+    cls=CompressCommand, params=list(COMPRESS_OPTIONS), epilog=f"{EXAMPLES}\n{criteria_help()}"
+)
 @click.pass_context
 def compress(context: click.Context, /, **_options: object) -> None:
     """Attribute, cut, recover, export, measure and report, from end to end.
@@ -156,7 +159,11 @@ def inspect(context: click.Context, /, **_options: object) -> None:
         print_inspection(inspected)
 
 
-@cli.command(cls=ScoreCommand, params=parameters(SCORE_OPTIONS, MODEL), epilog=SCORE_EXAMPLES)
+@cli.command(
+    cls=ScoreCommand,
+    params=parameters(SCORE_OPTIONS, MODEL),
+    epilog=f"{SCORE_EXAMPLES}\n{criteria_help()}",
+)
 @click.pass_context
 def score(context: click.Context, /, **_options: object) -> None:
     """Score how much each unit of MODEL carries.

@@ -94,7 +94,7 @@ def find_reading(model: GatedModel, group: ChannelGroup) -> Reading:
             f"the values of group '{group.name}' cannot be seen image by image: they stay inside "
             "one operator, as those of a recurrent layer do, or belong to weights"
         )
-    return max(found, key=lambda reading: len(reading.owners[reading.owners >= 0].unique()))
+    return max(found, key=lambda reading: len(set(reading.owners.tolist())))
 
 
 def responses(model: GatedModel, reading: Reading, images: Tensor) -> Tensor:

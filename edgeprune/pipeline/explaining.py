@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -252,8 +253,8 @@ def _by_class(looked: _Looked) -> dict[str, list[int]]:
     """Return the rows of each class that has any; under ``no finding`` those of none."""
     member = members(looked.split.split.labels, len(looked.data.classes))[looked.chosen]
     rows = {
-        name: member[:, index].nonzero()[0].tolist()
+        name: np.flatnonzero(member[:, index]).tolist()
         for index, name in enumerate(looked.data.classes)
     }
-    rows[NO_FINDING] = (~member.any(1)).nonzero()[0].tolist()
+    rows[NO_FINDING] = np.flatnonzero(~member.any(1)).tolist()
     return {name: own for name, own in rows.items() if own}

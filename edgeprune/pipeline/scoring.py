@@ -80,5 +80,6 @@ def score_units(
             seed=how.seed,
             sampler=how.sampler,
             sample_ids=choice.ids,
+            sample_hashes=choice.hashes,
             progress=progress,
         )

@@ -38,11 +38,11 @@ def mask_of(data: ImageData, split: PreparedSplit, position: int) -> NDArray[np.
     if known is None:
         return None
     own = members(split.split.labels[position : position + 1], len(known))[0]
-    whole = known[own].any(0)
+    whole = np.asarray(known[own].any(0))
     if not whole.any():
         return None
     # As an image, so that it is resized and cropped like the one it belongs to.
-    return fit(whole.astype(np.uint8) * 255, split.how)[..., 0] > 127
+    return fit(np.where(whole, np.uint8(255), np.uint8(0)), split.how)[..., 0] > 127
 
 
 def _rarest(labels: Labels) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ def layer(values: NDArray[Any], size: tuple[int, int]) -> str:
     Red is positive, blue negative; a coarse map is enlarged smoothly.
     """
     known = np.nan_to_num(values.astype(np.float32)).clip(-1, 1)
-    side = sized(Image.new("1", size[::-1])).size
+    side = sized(Image.new("1", (size[1], size[0]))).size
     # Enlarged before it is coloured: red and blue do not mix.
     signed = np.asarray(Image.fromarray(known).resize(side, Image.Resampling.BILINEAR))
     strength = np.round(np.abs(signed) * LEVELS) / LEVELS
