@@ -68,7 +68,7 @@ class Scores:
             the default, as ``find_criterion`` reads it.
         values: per group, (size,) of float64.
         per_class: per group, (classes, size) of float64, summed over the images
-            of each class; None where the criterion does not know any class.
+            of each class, or learned; None where the criterion knows no class.
         classes: names of the classes, in the order of ``per_class``.
         counts: images of each class; empty where that is not known.
         kinds: the kind of each group.
@@ -151,11 +151,13 @@ class Scores:
         return tuple(value if count else None for value, count in pairs)
 
     def _per_image(self, per_class: Tensor) -> Tensor:
-        """Divide sums (classes, size) by images, so that a frequent class is not ahead."""
+        """Compare classes (classes, size) as if they had as many images, without those of none."""
         if not any(self.counts):
             return per_class
         counts = torch.tensor(self.counts, dtype=per_class.dtype)[:, None]
-        return (per_class / counts.clamp_min(1)).where(counts > 0, -torch.inf)
+        # What was learned is no sum over images.
+        images = counts.clamp_min(1) if self.aggregate is not None else 1
+        return (per_class / images).where(counts > 0, -torch.inf)
 
 
 def ranks(values: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:

@@ -163,7 +163,9 @@ def _text(value: object) -> str:
             return _NOTHING
         case bool():
             return str(value).lower()
-        case int() | float() | str():
+        case float():
+            return str(value).removesuffix(".0")
+        case int() | str():
             return str(value)
         case _:
             return f"<{type(value).__name__}>"

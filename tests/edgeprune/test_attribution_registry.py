@@ -10,17 +10,29 @@ from edgeprune.errors import UsageError
 
 OUTSIDE = """
 import torch
+from dataclasses import dataclass
+from edgeprune.attribution import Learned
 
 class Halves:
     def per_unit(self, model, seed):
         return torch.full((model.total,), 0.5)
 
+@dataclass(frozen=True)
+class Same:
+    value: float = 2.0
+
+    def learn(self, model, batches, *, classes, seed, progress=None):
+        values = torch.full((classes, model.total), self.value)
+        return Learned(per_unit=values[0], per_class=values)
+
 halves = Halves()
+same = Same()
 nothing = object()
 """
 ENTRIES = """
 [edgeprune.criteria]
 halves = outside_criterion:halves
+same = outside_criterion:same
 nothing = outside_criterion:nothing
 broken = outside_criterion:missing
 taylor = outside_criterion:halves
@@ -37,6 +49,13 @@ def _outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+def _dense() -> ep.Captured:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    return ep.capture(model, torch.randn(2, 3, 8, 8))
+
+
 def test_an_unknown_criterion_is_refused_and_the_nearest_is_named() -> None:
     with pytest.raises(UsageError, match="did you mean 'taylor'"):
         find_criterion("tailor")
@@ -50,13 +69,22 @@ def test_deeplift_is_refused_with_the_reason(name: str) -> None:
 
 @pytest.mark.usefixtures("_outside")
 def test_a_criterion_comes_in_by_entry_point() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
-    dense = ep.capture(model, torch.randn(2, 3, 8, 8))
+    dense = _dense()
     scores = attribute(dense, [], "halves")
     assert scores.criterion == "halves"
     assert scores["0"].tolist() == [0.5] * 4
+
+
+@pytest.mark.usefixtures("_outside")
+def test_a_criterion_from_outside_has_settings_if_it_is_a_dataclass() -> None:
+    dense = _dense()
+    batches = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))]
+    scores = attribute(dense, batches, "same:value=7")
+    assert scores["0"].tolist() == [7] * 4
+    assert scores.criterion == "same:value=7"
+    assert attribute(dense, batches, "same:value=2").criterion == "same"
+    with pytest.raises(UsageError, match="'halves' has no setting 'value'; it has none"):
+        find_criterion("halves:value=7")
 
 
 @pytest.mark.usefixtures("_outside")
