@@ -181,7 +181,11 @@ class GatedInterpreter(fx.Interpreter):
 
     def compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run an operator on operands that already carry their gates."""
-        return self.call_function(node.target, args, kwargs)
+        result = self.call_function(node.target, args, kwargs)
+        if node.target is torch.ops.aten.batch_norm.default and result.requires_grad:
+            # Of one image, torch 2.15 takes gradients of other strides for contiguous ones.
+            result.register_hook(Tensor.contiguous)
+        return result
 
     def weigh(self, node: fx.Node, arguments: dict[str, Any], weights: Tensor) -> Any:  # noqa: ANN401
         """Run an operator with its statistics weighted by what broadcasts to its first operand."""

@@ -170,3 +170,29 @@ def test_gates_for_fewer_samples_than_images_are_refused(capture_of: CaptureOf) 
     gated = GatedModel(capture_of("Chain"))
     with pytest.raises(EdgepruneError, match="2 rows of gates for 3 images"):
         gated(images(3), gated.ones(2))
+
+
+class TokensBehindNormalisation(nn.Module):
+    """Batch normalisation whose gradient comes back in the order of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.fc, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.head(self.fc(x).square().mean(1))
+
+
+def test_gradients_of_one_image_are_those_it_has_among_others() -> None:
+    torch.manual_seed(0)
+    dense = capture(TokensBehindNormalisation(), torch.randn(2, 3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    model = GatedModel(dense)
+    alone, among = model.ones(1).requires_grad_(), model.ones(2).requires_grad_()
+    model(images[:1], alone)[0, 1].backward()
+    model(images, among)[0, 1].backward()
+    assert alone.grad is not None
+    assert among.grad is not None
+    torch.testing.assert_close(alone.grad[0], among.grad[0])
