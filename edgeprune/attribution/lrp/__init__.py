@@ -5,6 +5,7 @@ educational and scientific use; for anything else ask them first. It is not the
 default criterion.
 """
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from edgeprune.attribution.criterion import Attributor, Explained, Run
 from edgeprune.attribution.lrp.composites import (
-    BUILT_IN,
     Composite,
+    CompositeName,
     Part,
     Place,
+    built_in,
     contraction_rules,
     convolutions,
     everywhere,
@@ -24,6 +26,7 @@ from edgeprune.attribution.lrp.composites import (
 from edgeprune.attribution.lrp.contractions import Epsilon, Gamma, ZPlus
 from edgeprune.attribution.lrp.table import rules
 from edgeprune.attribution.propagation import Attention, RuleInterpreter, find_paths
+from edgeprune.attribution.settings import require_target
 from edgeprune.attribution.taylor import gate_times_gradient
 from edgeprune.errors import UsageError
 from edgeprune.gates import GatedModel
@@ -44,9 +47,9 @@ class Lrp:
     for what ``epsilon`` absorbs; 0 absorbs nothing and is LRP-0, which in a
     ReLU network equals gradient × input. Units that only serve gates (queries,
     squeeze-excite) get the first-order effect of their removal instead of 0. In
-    nats (loss) or logits (evidence). Cost: one forward and one backward per
-    batch, somewhat dearer than plain ones with ``epsilon``, and up to three
-    times as dear with rules that treat signs apart.
+    nats (loss) or logits (evidence, margin). Cost: one forward and one backward
+    per batch, up to a third dearer than plain ones with ``epsilon``, and two to
+    four times as dear with rules that treat signs apart.
 
     Sources: Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier
     Decisions by Layer-Wise Relevance Propagation, PLoS ONE 2015, equation 58
@@ -57,7 +60,7 @@ class Lrp:
     Explaining Revisited, 2024.
 
     Attributes:
-        explained: what relevance starts from: the loss, or the evidence.
+        explained: what relevance starts from: the loss, the evidence or the margin.
         rule: which contractions follow which rule, a composite or the name of
             one. ``epsilon``, ``zplus`` and ``gamma`` are for all alike.
             ``epsilon_plus`` is z+ for convolutions and epsilon for the rest,
@@ -73,7 +76,7 @@ class Lrp:
     """
 
     explained: Explained = "loss"
-    rule: str | Composite = "epsilon"
+    rule: CompositeName | Composite = "epsilon"
     epsilon: float = 0.1
     absolute: bool = False
     gamma: float = 0.25
@@ -81,17 +84,15 @@ class Lrp:
 
     def __post_init__(self) -> None:
         """Refuse settings that would turn signs, and names that nothing has."""
-        if not self.epsilon >= 0:
-            raise UsageError(f"lrp's epsilon is {self.epsilon:g}: use 0 or more")
-        if not self.gamma >= 0:
-            raise UsageError(f"lrp's gamma is {self.gamma:g}: use 0 or more")
-        if isinstance(self.rule, str) and self.rule not in BUILT_IN:
-            raise UsageError(f"lrp has no rule '{self.rule}'; there are {', '.join(BUILT_IN)}")
+        require_target(self.explained)
+        for name, value in (("epsilon", self.epsilon), ("gamma", self.gamma)):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"lrp's {name} is {value:g}: use 0 or a positive number")
+        known = get_args(CompositeName)
+        if not isinstance(self.rule, Composite) and self.rule not in known:
+            raise UsageError(f"lrp has no rule '{self.rule}'; there are {', '.join(known)}")
         if self.attention not in get_args(Attention):
-            raise UsageError(
-                f"lrp has no rule '{self.attention}' for attention; "
-                f"there are {', '.join(get_args(Attention))}"
-            )
+            raise UsageError(f"lrp's attention is '{self.attention}': use cp or attnlrp")
 
     @property
     def composite(self) -> Composite:
@@ -99,8 +100,7 @@ class Lrp:
         if isinstance(self.rule, Composite):
             return self.rule
         epsilon = Epsilon(epsilon=self.epsilon, absolute=self.absolute)
-        parts = BUILT_IN[self.rule](epsilon, Gamma(gamma=self.gamma))
-        return Composite(name=self.rule, parts=parts)
+        return built_in(self.rule, epsilon, Gamma(gamma=self.gamma))
 
     def per_sample(self, model: GatedModel, seed: int) -> Attributor:
         """Return what gives the relevance that reaches each unit, (N, U); no seed is used."""
@@ -125,6 +125,7 @@ def propagation(model: GatedModel, settings: Lrp) -> Run:
 
 __all__ = [
     "Composite",
+    "CompositeName",
     "Epsilon",
     "Gamma",
     "Lrp",

@@ -6,10 +6,10 @@ near the image, where contributions cancel, and stays faithful to the function
 near the logits. What fits no part follows LRP-0.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from torch import Tensor, fx
 
@@ -46,6 +46,9 @@ class Place:
 
 
 Where: TypeAlias = Callable[[Place], bool]
+CompositeName: TypeAlias = Literal[
+    "epsilon", "zplus", "gamma", "epsilon_plus", "epsilon_gamma", "low_middle_high"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +61,9 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Composite:
-    """An ordered table of rules.
+    """An ordered table: of its parts the first that fits counts."""
 
-    Attributes:
-        name: what scores call it.
-        parts: of which the first that fits counts.
-    """
-
-    name: str
     parts: tuple[Part, ...]
-
-    def __str__(self) -> str:
-        """Return its name."""
-        return self.name
 
     def rule(self, place: Place) -> ContractionRule:
         """Return what a contraction follows."""
@@ -92,24 +85,28 @@ def up_to(depth: float) -> Where:
     return lambda place: place.depth <= depth
 
 
-BUILT_IN: Final[Mapping[str, Callable[[Epsilon, Gamma], tuple[Part, ...]]]] = {
-    "epsilon": lambda epsilon, gamma: (Part(where=everywhere, rule=epsilon),),
-    "zplus": lambda epsilon, gamma: (Part(where=everywhere, rule=ZPlus()),),
-    "gamma": lambda epsilon, gamma: (Part(where=everywhere, rule=gamma),),
-    "epsilon_plus": lambda epsilon, gamma: (
-        Part(where=convolutions, rule=ZPlus()),
-        Part(where=everywhere, rule=epsilon),
-    ),
-    "epsilon_gamma": lambda epsilon, gamma: (
-        Part(where=convolutions, rule=gamma),
-        Part(where=everywhere, rule=epsilon),
-    ),
-    "low_middle_high": lambda epsilon, gamma: (
-        Part(where=up_to(1 / 3), rule=gamma),
-        Part(where=up_to(2 / 3), rule=epsilon),
-        Part(where=everywhere, rule=Epsilon(epsilon=0)),
-    ),
-}
+def built_in(name: CompositeName, epsilon: Epsilon, gamma: Gamma) -> Composite:
+    """Return a composite of these rules by its name; ``Lrp`` says what they are."""
+    rest = Part(where=everywhere, rule=epsilon)
+    match name:
+        case "epsilon":
+            return Composite(parts=(rest,))
+        case "zplus":
+            return Composite(parts=(Part(where=everywhere, rule=ZPlus()),))
+        case "gamma":
+            return Composite(parts=(Part(where=everywhere, rule=gamma),))
+        case "epsilon_plus":
+            return Composite(parts=(Part(where=convolutions, rule=ZPlus()), rest))
+        case "epsilon_gamma":
+            return Composite(parts=(Part(where=convolutions, rule=gamma), rest))
+        case "low_middle_high":
+            low, middle = (
+                Part(where=up_to(1 / 3), rule=gamma),
+                Part(where=up_to(2 / 3), rule=epsilon),
+            )
+            return Composite(parts=(low, middle))
+        case _:
+            assert_never(name)
 
 
 def contraction_rules(model: GatedModel, paths: Paths, composite: Composite) -> dict[str, Rule]:

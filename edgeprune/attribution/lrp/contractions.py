@@ -106,7 +106,7 @@ class Gamma:
     Overview, 2019, section 10.2.1.
 
     Attributes:
-        gamma: how much more that counts; 0 is LRP-0, and ∞ z+ where z > 0.
+        gamma: how much more that counts; 0 is LRP-0, and a large one z+ where z > 0.
     """
 
     folds: ClassVar[bool] = True
