@@ -181,8 +181,8 @@ class TokensBehindNormalisation(nn.Module):
         self.fc, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x)).flatten(2).transpose(1, 2)
-        return self.head(self.fc(x).square().mean(1))
+        x = self.bn(self.conv(x)).flatten(2).permute(2, 0, 1)
+        return self.head(self.fc(x).square().mean(0))
 
 
 def test_gradients_of_one_image_are_those_it_has_among_others() -> None:
