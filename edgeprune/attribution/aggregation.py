@@ -10,27 +10,20 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from edgeprune.errors import UsageError
-
 Aggregate: TypeAlias = Literal["absolute", "signed", "positive", "squared"]
 
 
-def check_aggregate(how: str) -> None:
-    """Refuse a way to aggregate that does not exist.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if how not in get_args(Aggregate):
-        known = ", ".join(get_args(Aggregate))
-        raise UsageError(f"unknown aggregate '{how}': use one of {known}")
+def aggregate_problem(how: str) -> str | None:
+    """Say that there is no such way to aggregate, or None."""
+    if how in get_args(Aggregate):
+        return None
+    return f"unknown aggregate '{how}': use one of {', '.join(get_args(Aggregate))}"
 
 
 def contribution(signed: Tensor, how: Aggregate) -> Tensor:
     """Return what each image adds to the score of each unit, (N, U).
 
-    ``signed`` speaks for the decision where it is positive. ``signed`` as a way
-    adds it as it is, ``positive`` only what speaks for the decision.
+    ``signed`` is above 0 where the unit speaks for the decision.
     """
     match how:
         case "absolute":

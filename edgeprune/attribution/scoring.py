@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeprune.attribution.aggregation import Aggregate, Sums, check_aggregate, contribution
+from edgeprune.attribution.aggregation import Aggregate, Sums, aggregate_problem, contribution
 from edgeprune.attribution.criterion import (
     Attributor,
     Batch,
@@ -79,17 +79,12 @@ def attribute(
         ModelError: attributions that are not finite (where they first are not is named).
         EdgepruneError: nothing to score.
     """
-    check_aggregate(aggregate)
     chosen = find_criterion(criterion) if isinstance(criterion, str) else criterion
-    name = name_of(criterion)
-    model = GatedModel(dense)
+    name, model = name_of(criterion), GatedModel(dense)
     if model.total == 0:
         raise EdgepruneError("the model has no channel group: there is nothing to score")
-    if aggregate != "absolute" and not isinstance(chosen, SampleCriterion):
-        raise UsageError(
-            f"criterion '{name}' gives one score for all images: aggregate '{aggregate}' is for "
-            "criteria that attribute each image by itself; leave it out"
-        )
+    if problem := aggregate_problem(aggregate) or _aggregate_problem(chosen, name, aggregate):
+        raise UsageError(problem)
     if isinstance(chosen, ModelCriterion):
         return _of_model(model, name, chosen, seed)
     read = intake(
@@ -108,10 +103,7 @@ def attribute(
         ids=tuple(sample_ids),
         progress=progress,
     )
-    if isinstance(chosen, LearnedCriterion):
-        sums = task.learned(chosen, [*read.read(batches)])
-    else:
-        sums = task.summed(chosen, read.read(batches))
+    sums = task.run(chosen, read.read(batches))
     for what, noted in (("sample_ids", sample_ids), ("sample_hashes", sample_hashes)):
         if noted and len(noted) != sums.images:
             raise UsageError(f"{len(noted)} {what} for {sums.images} images: give one each")
@@ -141,7 +133,19 @@ class _Task:
     ids: tuple[str, ...]
     progress: Progress | None
 
-    def summed(self, criterion: SampleCriterion, batches: Iterable[Batch]) -> Sums:
+    def run(self, criterion: SampleCriterion | LearnedCriterion, batches: Iterable[Batch]) -> Sums:
+        """Score units by images, of which there must be some."""
+        if isinstance(criterion, LearnedCriterion):
+            sums = self._learned(criterion, [*batches])
+        else:
+            sums = self._summed(criterion, batches)
+        if sums.images == 0:
+            raise DataError(
+                f"criterion '{self.name}' looks at images, but there are none in the batches"
+            )
+        return sums
+
+    def _summed(self, criterion: SampleCriterion, batches: Iterable[Batch]) -> Sums:
         """Sum what single images add."""
         attributor = criterion.per_sample(self.model, self.seed)
         sums = Sums.zeros(self.classes, self.model.total)
@@ -153,29 +157,22 @@ class _Task:
             sums.add(contribution(signed, self.aggregate), batch.labels)
             if self.progress is not None:
                 self.progress(sums.images)
-        self._require_images(sums.images)
         return sums
 
-    def learned(self, criterion: LearnedCriterion, batches: Sequence[Batch]) -> Sums:
+    def _learned(self, criterion: LearnedCriterion, batches: Sequence[Batch]) -> Sums:
         """Learn from all images together."""
         sums = Sums.zeros(self.classes, self.model.total)
         for batch in batches:
             sums.add(sums.total.new_zeros(len(batch), self.model.total), batch.labels)
-        self._require_images(sums.images)
-        found = criterion.learn(
-            self.model, batches, classes=self.classes, seed=self.seed, progress=self.progress
-        )
-        sums.total = found.per_unit.detach().double().cpu()
-        sums.per_class = found.per_class.detach().double().cpu()
-        check_values(self.model, sums.total, self.name)
-        check_values(self.model, sums.per_class, self.name)
-        return sums
-
-    def _require_images(self, count: int) -> None:
-        if count == 0:
-            raise DataError(
-                f"criterion '{self.name}' looks at images, but there are none in the batches"
+        if sums.images:
+            found = criterion.learn(
+                self.model, batches, classes=self.classes, seed=self.seed, progress=self.progress
             )
+            sums.total = found.per_unit.detach().double().cpu()
+            sums.per_class = found.per_class.detach().double().cpu()
+            check_values(self.model, sums.total, self.name)
+            check_values(self.model, sums.per_class, self.name)
+        return sums
 
     def _again(self, attributor: Attributor, batch: Batch, start: int) -> Singly:
         """Return how one image of a batch is named, and attributed anew."""
@@ -189,6 +186,15 @@ class _Task:
         return Singly(
             image=image, run=lambda row: _rows(self.model, attributor, batch.part(row, 1))
         )
+
+
+def _aggregate_problem(criterion: Criterion, name: str, how: Aggregate) -> str | None:
+    if how == "absolute" or isinstance(criterion, SampleCriterion):
+        return None
+    return (
+        f"criterion '{name}' gives one score for all images: aggregate '{how}' is for criteria "
+        "that attribute each image by itself; leave it out"
+    )
 
 
 def _rows(model: GatedModel, attribute: Attributor, batch: Batch) -> Tensor:
