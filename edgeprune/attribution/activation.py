@@ -22,12 +22,11 @@ class Activation:
     The mean runs over all readers of the unit and all positions of each, in the
     units of measurement of the value, so that it compares within a group rather
     than between groups. Units that are part of statistics alone count with what
-    these see. What no image changes, as a weight that is standardised, counts
-    only for units that occur nowhere else. Never below 0, and without a target.
-    Cost: one forward per
-    batch. Source: the activation criterion of Molchanov et al., Pruning
-    Convolutional Neural Networks for Resource Efficient Inference, ICLR 2017;
-    Hu et al., Network Trimming, 2016, count how often it is 0 instead.
+    these see. What no image changes, as a recurrent weight, counts only for
+    units that occur nowhere else. Never below 0, and without a target. Cost: one
+    forward per batch. Source: the activation criterion of Molchanov et al.,
+    Pruning Convolutional Neural Networks for Resource Efficient Inference, ICLR
+    2017; Hu et al., Network Trimming, 2016, count how often it is 0 instead.
     """
 
     needs_labels: ClassVar[bool] = False

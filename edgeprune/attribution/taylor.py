@@ -16,12 +16,12 @@ from edgeprune.gates import GatedModel
 class Taylor:
     """Gate × gradient, by captum's InputXGradient.
 
-    The gate is 1, so the score is the gradient itself: the first term of the
-    change of the target when the gate goes from 1 to 0. In nats (loss) or
-    logits (evidence, margin). Cost: one forward and one backward per batch, whatever
-    the number of units and groups. Source: Molchanov et al., Importance
-    Estimation for Neural Network Pruning, CVPR 2019, equations 5 to 8 (there
-    squared; here absolute values are summed over images).
+    The gate is 1, so the score is the gradient itself: the first term of what
+    the target loses when the gate goes from 1 to 0. In nats (loss) or logits
+    (evidence, margin). Cost: one forward and one backward per batch, whatever the
+    number of units and groups. Source: Molchanov et al., Importance Estimation
+    for Neural Network Pruning, CVPR 2019, equations 5 to 8 (there squared; here
+    absolute values are summed over images).
     """
 
     explained: Explained = "loss"

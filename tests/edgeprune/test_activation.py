@@ -185,6 +185,28 @@ def test_weights_are_no_activations(kind: type[Standardised]) -> None:
     torch.testing.assert_close(_found(dense, _batch())["conv"].float(), expected)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer, whose own weights carry gates beside what the head reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.layer = nn.Conv2d(3, 4, 3), nn.LSTM(40, 6, batch_first=True)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.conv(x).relu().permute(0, 2, 1, 3).flatten(2)
+        return self.head(self.layer(rows)[0][:, -1])
+
+
+def test_recurrent_weights_are_no_activations_either() -> None:
+    torch.manual_seed(0)
+    model = Recurrent().eval()
+    found = _found(capture(model, images(3)), _batch())
+    torch.testing.assert_close(
+        found["layer"].float(), _Read(model, "head")(images(3))["head"].abs()
+    )
+
+
 def test_a_silent_unit_has_none_and_labels_are_not_looked_at(capture_of: CaptureOf) -> None:
     assert not Activation.needs_labels
     dense = capture_of("Chain").clone()
