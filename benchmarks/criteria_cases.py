@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from edgeprune.capture import Captured, capture, load_tensors, save_tensors

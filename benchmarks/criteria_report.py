@@ -12,7 +12,13 @@ from criteria_rows import PEERS, Table
 from criteria_verdict import sentences
 
 NAMED: Final = 3  # cases in a note of what was not measured
-RATES: Final = "Rates of `cost` are of MACs, those of the others of units."
+EXPLAINED: Final = """\
+Accuracy is balanced, on test images, and nothing is trained after a cut. *Area* is the mean
+accuracy in percent over the rates; ± is the standard deviation over seeds. Rates of `cost` are of
+MACs, those of the others of units. *Harmless* is the largest rate up to which accuracy stays within
+5 points of the dense model. A curve ends where two rates in a row are within 3 points of chance,
+and counts as chance from there on. Measured with gates on the dense model, which equals the cut:
+checked by a cut of every network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +36,7 @@ class Report:
     def text(self) -> str:
         """Return the whole section."""
         parts = [
-            "Accuracy is balanced, on test images, and nothing is trained after a cut. *Area* is "
-            f"the mean accuracy in percent over the rates; ± is the standard deviation over seeds. "
-            f"{RATES} *Harmless* is the largest rate up to which accuracy stays within 5 points of the "
-            "dense model. A curve ends where two rates in a row are within 3 points of chance, and "
-            "counts as chance from there on. Measured with gates on the dense model, which equals the cut: checked by a cut of "
-            "every network.",
+            EXPLAINED,
             *sentences(self.results),
             "### Networks",
             self.networks(),
@@ -161,11 +162,10 @@ class Report:
         names = [name for name in results.rows("criteria") if results.of(name, pair)]
         names.sort(key=lambda name: -sum(np.mean(results.areas(name, r, pair)) for r in RANKINGS))
         rows = [self._line(name, pair, RANKINGS) for name in names]
-        for peer in PEERS:
-            if results.of(peer, pair):
-                rows.append(self._line(peer, pair, ("global", "local", None)))
+        peers = [peer for peer in PEERS if results.of(peer, pair)]
+        rows += [self._line(peer, pair, ("global", "local", None)) for peer in peers]
         head = (
-            "criterion", *(f"{ranking}: area" for ranking in RANKINGS), "harmless to, % (in this order)",
+            "criterion", *(f"{ranking}: area" for ranking in RANKINGS), "harmless to, %",
             "images", "CPU s", *(f"{r}: accuracy at {self._rates()} %" for r in RANKINGS),
         )  # fmt: skip
         return _table(head, rows)

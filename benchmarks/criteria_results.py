@@ -157,8 +157,7 @@ def read_results(jobs: Iterable[Job]) -> Results:
         pair = (job.case.model, job.case.data)
         if (facts := job.facts()) is not None:
             cases.setdefault(pair, []).append(facts)
-        for row in job.rows:
-            found.append(_result(job, pair, row))
+        found += [_result(job, pair, row) for row in job.rows]
     return Results(found=tuple(found), cases=cases)
 
 
