@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import edgeprune as ep
 from edgeprune.attribution import Batch, attribute
-from edgeprune.attribution.lrp import Lrp, propagation
+from edgeprune.attribution.lrp import CompositeName, Lrp, propagation
 from edgeprune.attribution.lrp.folding import find_folds
 from edgeprune.gates import GatedModel
 
@@ -209,10 +209,10 @@ class Deep(nn.Module):
         self.head = nn.Linear(8, 3, bias=bias)
         for norm in (self.bn0, self.bn1, self.bn2):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+            nn.init.uniform_(norm.get_buffer("running_var"), 0.5, 1.5)
             if bias:
                 nn.init.normal_(norm.bias)
-                nn.init.normal_(norm.running_mean)
+                nn.init.normal_(norm.get_buffer("running_mean"))
         with torch.no_grad():
             self.bn2.weight.mul_(last_scale)
             self.bn2.bias.mul_(last_scale)
@@ -223,11 +223,18 @@ class Deep(nn.Module):
         return self.head(F.relu(x + y).mean((2, 3)))
 
 
-RULES = ("epsilon", "zplus", "gamma", "epsilon_plus", "epsilon_gamma", "low_middle_high")
+RULES: tuple[CompositeName, ...] = (
+    "epsilon",
+    "zplus",
+    "gamma",
+    "epsilon_plus",
+    "epsilon_gamma",
+    "low_middle_high",
+)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_residual_branch_that_is_0_gives_finite_scores(rule: str) -> None:
+def test_a_residual_branch_that_is_0_gives_finite_scores(rule: CompositeName) -> None:
     torch.manual_seed(0)
     images = _images(size=8)
     dense = _capture(Deep(), images)
@@ -241,7 +248,7 @@ def test_a_residual_branch_that_is_0_gives_finite_scores(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_without_biases_what_reaches_the_image_is_the_logit(rule: str) -> None:
+def test_without_biases_what_reaches_the_image_is_the_logit(rule: CompositeName) -> None:
     torch.manual_seed(0)
     images = _images(size=8)
     dense = _capture(Deep(bias=False, last_scale=1.0), images)
@@ -353,7 +360,7 @@ class TokensFirst(nn.Module):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_an_image_scores_the_same_whatever_batch_it_is_in(rule: str) -> None:
+def test_an_image_scores_the_same_whatever_batch_it_is_in(rule: CompositeName) -> None:
     torch.manual_seed(0)
     images = _images() * torch.tensor([1.0, 10.0, 0.1]).reshape(3, 1, 1, 1)
     model = GatedModel(_capture(TokensFirst(), images))
@@ -367,7 +374,9 @@ def test_an_image_scores_the_same_whatever_batch_it_is_in(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_scores_under_half_precision_are_those_of_full_precision_roughly(rule: str) -> None:
+def test_scores_under_half_precision_are_those_of_full_precision_roughly(
+    rule: CompositeName,
+) -> None:
     torch.manual_seed(0)
     images, labels = _images(8, 8), torch.arange(8) % 3
     dense = _capture(Deep(last_scale=1.0), images)

@@ -54,8 +54,8 @@ def _disturbed(model: nn.Module) -> nn.Module:
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, std=0.2)
-        nn.init.normal_(norm.running_mean, std=0.2)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        nn.init.normal_(norm.get_buffer("running_mean"), std=0.2)
+        nn.init.uniform_(norm.get_buffer("running_var"), 0.5, 1.5)
         norm.eps = 1e-15
     return model.double().eval()
 
@@ -134,7 +134,8 @@ def _inputs(case: Case) -> Iterator[dict[str, Tensor]]:
 
 def _theirs(case: Case, batch: Batch, composite: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the same by zennit; a group's name is that of the layer that makes it."""
-    with _inputs(case) as found, attribution.Gradient(case.model, composite) as attributor:
+    attributor: Any = attribution.Gradient(case.model, composite)
+    with _inputs(case) as found, attributor:
         target = torch.eye(CLASSES)[batch.labels]
         _, relevance = attributor(
             batch.images.clone().requires_grad_(), lambda logits: logits.detach() * target

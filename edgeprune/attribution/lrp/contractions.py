@@ -9,7 +9,7 @@ Patents: LRP is patented in some jurisdictions; see ``Lrp``.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,10 @@ class ZPlus:
     with α = 1, β = 0; Montavon et al., Pattern Recognition 2017.
     """
 
-    folds: ClassVar[bool] = True
+    @property
+    def folds(self) -> bool:
+        """Whether normalisation that follows is a part of the contraction."""
+        return True
 
     def __call__(self, contraction: Contraction) -> Tensor:
         """Return the result of the contraction, its gradient being the rule's."""
@@ -109,9 +112,12 @@ class Gamma:
         gamma: how much more that counts; 0 is LRP-0, and a large one z+ where z > 0.
     """
 
-    folds: ClassVar[bool] = True
-
     gamma: float = 0.25
+
+    @property
+    def folds(self) -> bool:
+        """Whether normalisation that follows is a part of the contraction."""
+        return True
 
     def __call__(self, contraction: Contraction) -> Tensor:
         """Return the result of the contraction, its gradient being the rule's."""
