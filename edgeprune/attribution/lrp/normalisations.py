@@ -4,13 +4,14 @@ Source: Ali et al., XAI for Transformers: Better Explanations through
 Conservative Propagation, ICML 2022, equation 8.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from edgeprune.attribution.operators import operation
-from edgeprune.attribution.propagation import Step
+from edgeprune.attribution.propagation import Step, rescaled
 from edgeprune.weighted import affine, weighted_mean
 
 NORMALISATIONS: Final = frozenset(
@@ -18,59 +19,85 @@ NORMALISATIONS: Final = frozenset(
 )
 _HALVES: Final = (torch.float16, torch.bfloat16)
 
+Shape: TypeAlias = tuple[int, ...]
+
 
 def detached_deviation(step: Step) -> Tensor:
-    """Run a normalisation, its deviation without gradient; with stored statistics it is linear."""
-    arguments = dict(step.arguments)
-    if arguments.get("training") is False or arguments.get("use_input_stats") is False:
-        return step.run()  # type: ignore[no-any-return]
-    given: Tensor = arguments["input"]
-    # The operators themselves take the statistics of half types in float32.
-    x = given.float() if given.dtype in _HALVES else given
-    out = _normalised(operation(step.node), x, step.weights, arguments)
-    return out if torch.is_autocast_enabled(x.device.type) else out.to(given.dtype)
+    """Run a normalisation, its deviation without gradient."""
+    given = step.arguments
+    if given.get("training") is False or given.get("use_input_stats") is False:
+        return stored_statistics(step)
+    if step.weights is not None:
+        return _weighted(step, step.weights)
+    source: Tensor = given["input"]
+    value: Tensor = step.given({"input": source.detach()}).run().detach()
+    parts, dims, channels = _layout(step)
+    x = _wide(source).reshape(parts)
+    x = x - x.mean(dims, keepdim=True) if _is_centred(step) else x
+    scale = torch.rsqrt(x.detach().square().mean(dims, keepdim=True) + _epsilon(given))
+    # The operator's own value: what is computed here would differ by a rounding error.
+    normal = rescaled(x, value.reshape(parts), scale).reshape(value.shape)
+    weight = given.get("weight")
+    return normal if weight is None else rescaled(normal, value, weight.detach().reshape(channels))
 
 
-def _normalised(name: str, x: Tensor, gates: Tensor | None, arguments: dict[str, Any]) -> Tensor:
-    """Standardise over the dimensions of each operator, then scale and shift."""
-    eps = (
-        torch.finfo(arguments["input"].dtype).eps if arguments["eps"] is None else arguments["eps"]
-    )
-    along_channels = (-1, *[1] * (x.dim() - 2))
-    match name:
-        case "layer_norm" | "rms_norm":
-            shape = tuple(arguments["normalized_shape"])
-            dims = tuple(range(x.dim() - len(shape), x.dim()))
-            normal = _standardised(x, gates, dims, epsilon=eps, centred=name == "layer_norm")
-            return affine(normal, arguments, shape)
-        case "group_norm":
-            split = (arguments["num_groups"], x.shape[1] // arguments["num_groups"], -1)
-            parts = x.reshape(len(x), *split)
-            if gates is not None:
-                gates = gates.expand(-1, *x.shape[1:]).reshape(len(gates), *split)
-            normal = _standardised(parts, gates, (2, 3), epsilon=eps).reshape(x.shape)
-            return affine(normal, arguments, along_channels)
-        case _:
-            by_image = name == "instance_norm"
-            dims = tuple(range(2, x.dim())) if by_image else (0, *range(2, x.dim()))
-            return affine(_standardised(x, gates, dims, epsilon=eps), arguments, along_channels)
+def stored_statistics(step: Step) -> Tensor:
+    """Run a batch or instance normalisation by stored statistics, a scale per channel.
+
+    Its gradient is written out: PyTorch's own on a CPU is wrong for one image
+    whose gradient comes channels last.
+    """
+    x, weight, variance = (step.arguments[key] for key in ("input", "weight", "running_var"))
+    value: Tensor = step.given({"input": x.detach()}).run().detach()
+    scale = torch.rsqrt(variance.detach() + step.arguments["eps"])
+    if weight is not None:
+        scale = scale * weight.detach()
+    return rescaled(x, value, scale.reshape(-1, *[1] * (x.dim() - 2)))
 
 
-def _standardised(
-    x: Tensor,
-    gates: Tensor | None,
-    dims: tuple[int, ...],
-    *,
-    epsilon: float,
-    centred: bool = True,
-) -> Tensor:
-    """Standardise x over ``dims``; gates weigh the statistics and broadcast to x."""
-    if centred:
-        x = x - _mean(x, gates, dims)
+def _weighted(step: Step, gates: Tensor) -> Tensor:
+    """Standardise with gates that weigh the statistics, and get what they do to the mean."""
+    given = step.arguments
+    parts, dims, channels = _layout(step)
+    x = _wide(given["input"])
+    if operation(step.node) == "group_norm":
+        gates = gates.expand(-1, *x.shape[1:]).reshape(len(gates), *parts[1:])
+    x = x.reshape(parts)
+    if _is_centred(step):
+        x = x - weighted_mean(x, gates, dims)
     with torch.no_grad():
-        scale = torch.rsqrt(_mean(x.square(), gates, dims) + epsilon)
-    return x * scale
+        scale = torch.rsqrt(weighted_mean(x.square(), gates, dims) + _epsilon(given))
+    out = affine((x * scale).reshape(given["input"].shape), given, channels)
+    return out if torch.is_autocast_enabled(out.device.type) else out.to(given["input"].dtype)
 
 
-def _mean(x: Tensor, gates: Tensor | None, dims: tuple[int, ...]) -> Tensor:
-    return x.mean(dims, keepdim=True) if gates is None else weighted_mean(x, gates, dims)
+def _layout(step: Step) -> tuple[Shape, Shape, Shape]:
+    """Return the shape to standardise in, over which dimensions, and how parameters lie."""
+    shape = tuple(step.arguments["input"].shape)
+    rank, channels = len(shape), (-1, *[1] * (len(shape) - 2))
+    match operation(step.node):
+        case "layer_norm" | "rms_norm":
+            own = tuple(step.arguments["normalized_shape"])
+            return shape, tuple(range(rank - len(own), rank)), own
+        case "group_norm":
+            groups = step.arguments["num_groups"]
+            return (shape[0], groups, shape[1] // groups, -1), (2, 3), channels
+        case "instance_norm":
+            return shape, tuple(range(2, rank)), channels
+        case _:
+            return shape, (0, *range(2, rank)), channels
+
+
+def _is_centred(step: Step) -> bool:
+    return operation(step.node) != "rms_norm"
+
+
+def _epsilon(given: Mapping[str, Any]) -> float:
+    """Return what keeps a deviation from 0; RMSNorm may take it from its type."""
+    found = given["eps"]
+    return torch.finfo(given["input"].dtype).eps if found is None else float(found)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Take half types to float32, in which the operators take their statistics."""
+    return x.float() if x.dtype in _HALVES else x

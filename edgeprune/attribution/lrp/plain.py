@@ -12,9 +12,10 @@ LINEAR: Final = frozenset(
         "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
         "tensor_split", "unbind", "getitem", "view", "_unsafe_view", "view_as", "reshape",
         "reshape_as", "flatten", "unflatten", "ravel", "permute", "transpose", "t", "adjoint",
-        "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "expand",
+        "mT", "matrix_H", "numpy_T", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "expand",
         "expand_as", "broadcast_to", "broadcast_tensors", "repeat", "repeat_interleave", "tile",
-        "flip", "roll", "rot90", "pad", "constant_pad_nd", "select", "slice", "narrow", "diagonal",
+        "flip", "roll", "rot90", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+        "replication_pad1d", "replication_pad2d", "replication_pad3d", "deg2rad", "rad2deg", "pad", "constant_pad_nd", "select", "slice", "narrow", "diagonal",
         "unfold", "im2col", "col2im", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
         "native_channel_shuffle", "tril", "triu", "select_scatter", "slice_scatter",
         # looked up or put at places that are no signal

@@ -139,6 +139,15 @@ def table(attention: Attention) -> Table:
     return (BY_ATTENTION[attention], *TABLE)
 
 
+def operators(attention: Attention) -> dict[str, str]:
+    """Say for every operator with an entry, in the order of the alphabet, what it follows."""
+    found: dict[str, str] = {}
+    for entry in table(attention):
+        for name in entry.operators:
+            found.setdefault(name, entry.why)
+    return dict(sorted(found.items()))
+
+
 def rules(
     model: GatedModel,
     paths: Paths,

@@ -96,7 +96,7 @@ def squashed(nodes: Sequence[fx.Node], varying: set[fx.Node]) -> set[fx.Node]:
 
 def factors(node: fx.Node, varying: set[fx.Node]) -> list[fx.Node]:
     """Return those factors of a product that depend on the images; none for what is none."""
-    names = FACTORS.get(operation(node), ())
+    names = FACTORS.get(operation(node), ()) if _is_operator(node) else ()
     arguments = bind(node) if names else {}
     return [source for name in names for source in _nodes(arguments[name]) if source in varying]
 
@@ -120,7 +120,7 @@ def gates(
     name = operation(node)
     if attention == "attnlrp" and (name == ATTENTION or name in FACTORS.keys() - ELEMENTWISE):
         return set()
-    if name in WEIGHTS and isinstance(node.target, torch._ops.OpOverload):
+    if name in WEIGHTS and _is_operator(node):
         found = _weights(node) & varying
         alone = found == varying.intersection(node.all_input_nodes)
         return set() if alone and name not in ALWAYS else found
@@ -157,6 +157,11 @@ def _nodes(argument: Any) -> Iterator[fx.Node]:  # noqa: ANN401 - as graphs have
         case tuple() | list():
             for item in argument:
                 yield from _nodes(item)
+
+
+def _is_operator(node: fx.Node) -> bool:
+    """Say whether this is an operator on tensors; sizes are computed by Python's own."""
+    return isinstance(node.target, torch._ops.OpOverload)
 
 
 def _is_value(node: fx.Node, shapes: Mapping[str, Value]) -> bool:
