@@ -10,7 +10,7 @@ from edgeprune.gates import GatedModel
 
 from .families import FAMILIES, family, pictures
 
-QUICK = ("convnext", "efficientnet", "mambaout", "maxxvit", "nfnet", "resnet")
+QUICK = ("convnext", "efficientnet", "mambaout", "maxxvit", "resnet", "vision_transformer")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class _Unsigned(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
         (x,) = ctx.saved_tensors
-        return gradients[0].abs() * x.sign()
+        return torch.sign(x) * gradients[0].abs()
 
 
 def _without_sign(value: object) -> object:

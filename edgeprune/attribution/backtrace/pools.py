@@ -6,7 +6,7 @@ have constant background.
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeprune.attribution.propagation import Step
 
-Window = tuple[Any, ...]  # slices of the padded input: one position of all windows
+Window: TypeAlias = Any  # slices of the padded input: one position of all windows
 
 
 def shared_by_winners(step: Step) -> Tensor:
@@ -72,8 +72,11 @@ class _Windows:
         found = torch.zeros_like(padded)
         for window in self.each():
             found[window] += shares * (padded[window] == value)
-        zipped = zip(self.padding, self.inner, strict=True)
-        return found[(..., *(slice(before, before + size) for before, size in zipped))]
+        inner: Window = (
+            ...,
+            *(slice(pad, pad + size) for pad, size in zip(self.padding, self.inner, strict=True)),
+        )
+        return found[inner]
 
 
 class _Winners(torch.autograd.Function):

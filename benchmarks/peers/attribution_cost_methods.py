@@ -1,0 +1,171 @@
+"""What is timed: ways to score units, ours and those of peers.
+
+A method is made once for a model and then takes batches of images with labels;
+what it returns per batch is a score per unit, so that every method does the
+whole work and none gets away with a map of the input.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeprune.attribution import Batch, Integrated, Lrp, SampleCriterion, Taylor
+from edgeprune.attribution.backtrace import Backtrace
+from edgeprune.capture import capture
+from edgeprune.gates import GatedModel
+from peers.attribution_cost_models import CLASSES
+
+Scoring: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # images, labels → a score per unit
+Making: TypeAlias = Callable[[nn.Module, Tensor], Scoring]  # model, a batch of its images
+BASELINE: Final = "forward and backward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to score units.
+
+    Attributes:
+        whose: the package.
+        make: prepares it for a model.
+    """
+
+    whose: str
+    make: Making
+
+
+def plain(model: nn.Module, images: Tensor) -> Scoring:
+    """Run what training runs: the loss and the gradients of all parameters."""
+    parameters = list(model.parameters())
+
+    def run(images: Tensor, labels: Tensor) -> Tensor:
+        return torch.autograd.grad(F.cross_entropy(model(images), labels), parameters)[0]
+
+    return run
+
+
+def input_gradient(model: nn.Module, images: Tensor) -> Scoring:
+    """Run forwards and backwards to the images only, parameters constant."""
+    fixed = copy.deepcopy(model).requires_grad_(requires_grad=False)
+
+    def run(images: Tensor, labels: Tensor) -> Tensor:
+        images = images.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(fixed(images), labels), images)[0]
+
+    return run
+
+
+def ours(criterion: SampleCriterion) -> Making:
+    """Score all units of all channel groups with one of our criteria."""
+
+    def make(model: nn.Module, images: Tensor) -> Scoring:
+        score = criterion.per_sample(GatedModel(capture(model, images)), 0)
+
+        def run(images: Tensor, labels: Tensor) -> Tensor:
+            return score(Batch(images=images, labels=labels, multi_label=False)).abs().sum(0)
+
+        return run
+
+    return make
+
+
+def captum_layers(kind: str) -> Making:
+    """Score the outputs of all convolutions and linear layers with a layer method of captum."""
+
+    def make(model: nn.Module, images: Tensor) -> Scoring:
+        from captum import attr
+
+        own = copy.deepcopy(model)
+        method = getattr(attr, kind)(own, contractions(own))
+
+        def run(images: Tensor, labels: Tensor) -> Tensor:
+            found = method.attribute(images, target=labels)
+            return torch.cat(
+                [per_channel(one if isinstance(one, Tensor) else one[0]) for one in found]
+            )
+
+        return run
+
+    return make
+
+
+def zennit(kind: str) -> Making:
+    """Score the outputs of all convolutions and linear layers with a composite of zennit."""
+
+    def make(model: nn.Module, images: Tensor) -> Scoring:
+        from zennit import composites
+        from zennit.attribution import Gradient
+        from zennit.canonizers import SequentialMergeBatchNorm
+
+        own = copy.deepcopy(model)
+        pixels = {"low": images.min(), "high": images.max()} if kind.endswith("Box") else {}
+        composite = getattr(composites, kind)(canonizers=[SequentialMergeBatchNorm()], **pixels)
+        outputs = _kept_outputs(own)
+
+        def run(images: Tensor, labels: Tensor) -> Tensor:
+            outputs.clear()
+            with Gradient(model=own, composite=composite) as attributor:
+                attributor(images, torch.eye(CLASSES, device=images.device)[labels])
+            return torch.cat([per_channel(_gradient(one)) for one in outputs])
+
+        return run
+
+    return make
+
+
+def contractions(model: nn.Module) -> list[nn.Module]:
+    """List a model's convolutions and linear layers."""
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def per_channel(relevance: Tensor) -> Tensor:
+    """Sum relevance (N, C, H, W) or (N, …, C) over positions, and |that| over images."""
+    relevance = relevance.detach()
+    channel = 1 if relevance.dim() == 4 else relevance.dim() - 1
+    rest = tuple(dim for dim in range(1, relevance.dim()) if dim != channel)
+    return (relevance.sum(rest) if rest else relevance).abs().sum(0)
+
+
+def _kept_outputs(model: nn.Module) -> list[Tensor]:
+    """Keep the output of every convolution and linear layer, with its gradient."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+        output.retain_grad()
+        kept.append(output)
+
+    for module in contractions(model):
+        module.register_forward_hook(keep)
+    return kept
+
+
+def _gradient(output: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an output that got no gradient
+        return torch.zeros_like(output) if output.grad is None else output.grad
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    BASELINE: Method(whose="torch", make=plain),
+    "the same to the image only": Method(whose="torch", make=input_gradient),
+    "taylor": Method(whose="edgeprune", make=ours(Taylor())),
+    "lrp epsilon": Method(whose="edgeprune", make=ours(Lrp())),
+    "lrp zplus": Method(whose="edgeprune", make=ours(Lrp(rule="zplus"))),
+    "lrp epsilon_plus": Method(whose="edgeprune", make=ours(Lrp(rule="epsilon_plus"))),
+    "lrp gamma": Method(whose="edgeprune", make=ours(Lrp(rule="gamma"))),
+    "backtrace default": Method(whose="edgeprune", make=ours(Backtrace())),
+    "backtrace contrast": Method(whose="edgeprune", make=ours(Backtrace(mode="contrast"))),
+    "ig, 16 steps": Method(whose="edgeprune", make=ours(Integrated(steps=16))),
+    "LayerGradientXActivation": Method(
+        whose="captum", make=captum_layers("LayerGradientXActivation")
+    ),
+    "LayerLRP": Method(whose="captum", make=captum_layers("LayerLRP")),
+    "EpsilonPlus": Method(whose="zennit", make=zennit("EpsilonPlus")),
+    "EpsilonGammaBox": Method(whose="zennit", make=zennit("EpsilonGammaBox")),
+}
+"""Every method by its name; the first is what the others are compared with."""
