@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeprune.attribution.criterion import Batch
+from edgeprune.attribution.criterion import Batch, objective
 from edgeprune.capture import CapturedModule
 from edgeprune.gates import GatedModel
 
@@ -37,7 +36,7 @@ class Images:
         """Yield all images once, ``size`` at a time, in an order drawn from the generator."""
         places = [(b, row) for b, batch in enumerate(self.batches) for row in range(len(batch))]
         order = torch.randperm(len(places), generator=generator)
-        for chosen in order.split(self.size):
+        for chosen in torch.split(order, self.size):
             yield self._gathered([places[i] for i in chosen.tolist()])
 
     def _gathered(self, places: Sequence[tuple[int, int]]) -> Batch:
@@ -62,18 +61,17 @@ def run(model: GatedModel, batch: Batch, gates: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def mean_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Return cross-entropy, or binary cross-entropy summed over findings, in nats per image."""
-    if batch.multi_label:
-        labels = batch.labels.to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(batch)
-    return F.cross_entropy(logits, batch.labels)
+def mean_loss(model: GatedModel, batch: Batch, gates: Tensor) -> Tensor:
+    """Return the loss under gates (1, U) or (N, U), in nats per image."""
+    logits = run(model, batch, gates)
+    return objective(logits, batch.labels, "loss", batch.multi_label).mean()
 
 
 @contextlib.contextmanager
 def held(module: CapturedModule) -> Iterator[None]:
     """Let a module compute as in evaluation and its parameters take no gradient, for a while."""
-    training, learning = module.training, _learning(module)
+    training = module.training
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if training:
         module.eval()
     for parameter in learning:
@@ -85,7 +83,3 @@ def held(module: CapturedModule) -> Iterator[None]:
             parameter.requires_grad_(True)
         if training:
             module.train()
-
-
-def _learning(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.attribution.criterion import Batch
-from edgeprune.attribution.xpruner.images import Images, mean_loss, run
+from edgeprune.attribution.xpruner.images import Images, mean_loss
 from edgeprune.attribution.xpruner.settings import XPrunerSettings
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates import GatedModel
@@ -28,6 +28,10 @@ def learn_masks(
 ) -> Tensor:
     """Return the masks, (classes, U); with findings one row more, for images without any.
 
+    They are the mean over all steps: those that closed first are then the least,
+    where the last step finds all that are nearly closed in any order. A mask that
+    the loss never felt is 0: of a unit without effect, or a class without images.
+
     What is minimised, per image: cross-entropy in nats under the mask of its
     class, ``sparse`` times the mean square of that mask, and ``smooth`` times the
     variance of each unit's mask between classes, mean over units.
@@ -37,20 +41,24 @@ def learn_masks(
     """
     masks = model.ones(classes + images.batches[0].multi_label).requires_grad_()
     optimizer = torch.optim.Adam([masks], lr=settings.lr)
+    total, felt = torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool)
     for _ in range(settings.epochs):
         for batch in images.epoch(generator):
             gates = shares(batch, classes).to(masks.dtype) @ masks
+            loss = mean_loss(model, batch, gates)
+            check_loss(loss, "masks", "lr", settings.lr)
             # Of the images' masks, not of all: a class of few images is pulled as rarely as held.
             sparsity = gates.square().mean()
             smoothness = (masks - masks.mean(0)).square().mean()
-            loss = mean_loss(run(model, batch, gates), batch)
-            loss = loss + settings.sparse * sparsity + settings.smooth * smoothness
-            check_loss(loss, "masks", "lr", settings.lr)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            regularisation = settings.sparse * sparsity + settings.smooth * smoothness
+            (of_loss,) = torch.autograd.grad(loss, masks, retain_graph=True)
+            (of_rest,) = torch.autograd.grad(regularisation, masks)
+            masks.grad = of_loss + of_rest
             optimizer.step()
+            felt |= of_loss != 0
+            total += masks.detach()
             stepped()
-    return masks.detach()
+    return total * felt / (settings.epochs * images.steps)
 
 
 def shares(batch: Batch, classes: int) -> Tensor:

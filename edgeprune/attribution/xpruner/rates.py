@@ -8,12 +8,13 @@ Invariant: no group is left without its best unit.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from edgeprune.attribution.xpruner.images import Images, mean_loss, run
+from edgeprune.attribution.xpruner.images import Images, mean_loss
 from edgeprune.attribution.xpruner.masks import check_loss
 from edgeprune.attribution.xpruner.settings import Price, XPrunerSettings
 from edgeprune.capture import trainable
@@ -21,15 +22,76 @@ from edgeprune.gates import GatedModel
 from edgeprune.prices import unit_costs
 
 SOFT: Final = (0.1, 0.02)  # width of the step from closed to open, in places: first and last
-PENALTY: Final = 20.0  # nats per squared share outside the budget
-ASCENT: Final = 2.0  # nats per share that the multiplier gains, per share and step
+PENALTY: Final = 100.0  # nats per squared share outside the budget
+ASCENT: Final = 10.0  # nats per share that the multiplier gains, per share and step
 LOWEST: Final = -0.1  # a threshold at which a whole group is open
+HALVINGS: Final = 40  # of a shift between -1 and 1.1: to less than two places can differ by
+ROUNDING: Final = 1e-5  # of sums of prices in float32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Places:
+    """Where units stand, and what they cost.
+
+    Attributes:
+        place: where a unit stands in its group, (U,): evenly between 0 and 1.
+        owner: index of its group, (U,) of int64.
+        price: what it costs, as a share of what all units cost, (U,).
+        highest: place of each group's best unit, (groups,).
+        budget: share of the cost that is kept.
+    """
+
+    place: Tensor
+    owner: Tensor
+    price: Tensor
+    highest: Tensor
+    budget: float
+
+    def soft_gates(self, thresholds: Tensor, width: float) -> Tensor:
+        """Return gates (U,), half open at their group's threshold."""
+        return ((self.place - thresholds[self.owner]) / width).sigmoid()
+
+    def kept(self, thresholds: Tensor) -> Tensor:
+        """Return which units reach their group's threshold, (U,) of bool."""
+        return self.place >= thresholds[self.owner]
+
+    def limited(self, thresholds: Tensor) -> Tensor:
+        """Return thresholds that leave each group its best unit."""
+        return torch.minimum(thresholds.clamp_min(LOWEST), self.highest)
+
+    def on_budget(self, thresholds: Tensor) -> Tensor:
+        """Shift all thresholds alike, until what they keep costs as much as is allowed.
+
+        Soft gates and those of 0 and 1 do not cost quite the same.
+        """
+        low, high = -1.0, 1.0 - LOWEST  # keeps everything, and the best unit of each group
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            cost = float(self.price[self.kept(self.limited(thresholds + middle))].sum())
+            low, high = (middle, high) if cost > self.budget + ROUNDING else (low, middle)
+        return self.limited(thresholds + high)
+
+
+def stand(model: GatedModel, scores: Tensor, settings: XPrunerSettings) -> Places:
+    """Line up the units of each group by scores (U,)."""
+    parts = [
+        (own.argsort(stable=True).argsort().to(own) + 0.5) / len(own)
+        for own in model.by_group(scores).values()
+    ]
+    sizes = torch.tensor([len(part) for part in parts])
+    return Places(
+        place=torch.cat(parts),
+        owner=torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(scores.device),
+        price=unit_prices(model, settings.price).to(scores),
+        highest=torch.stack([part.amax() for part in parts]),
+        budget=settings.budget,
+    )
 
 
 def learn_thresholds(
     model: GatedModel,
     images: Images,
-    scores: Tensor,
+    places: Places,
     settings: XPrunerSettings,
     *,
     generator: torch.Generator,
@@ -37,81 +99,51 @@ def learn_thresholds(
 ) -> Tensor:
     """Return the place from which on each group keeps its units, (groups,).
 
-    The cross-entropy of the network, units closed softly below their group's
-    threshold, is minimised under ``share kept = budget``: by an augmented
-    Lagrangian whose multiplier ascends by the excess of each step, while the
-    gates harden from step to step.
-
-    Args:
-        model: the network, held still.
-        images: what to learn from.
-        scores: (U,), what orders the units of a group.
-        settings: budget, price, and how to learn.
-        generator: of the order of the images.
-        stepped: called after each step.
+    The loss of the network, units closed softly below their group's threshold,
+    is minimised under ``share kept = budget``: by an augmented Lagrangian whose
+    multiplier ascends by the excess of each step, while gates harden from step
+    to step. What is left of the excess is taken from all groups alike.
 
     Raises:
         EdgepruneError: the loss is no longer a number.
     """
-    places, owner = places_in_group(model, scores), owners(model, scores.device)
-    prices = unit_prices(model, settings.price).to(places)
-    highest = torch.zeros(len(model.analysis.groups)).to(places).scatter_reduce(
-        0, owner, places, "amax"
-    )
-    thresholds = torch.full_like(highest, 1 - settings.budget).requires_grad_()
+    thresholds = torch.full_like(places.highest, 1 - settings.budget).requires_grad_()
     optimizer = torch.optim.Adam([thresholds], lr=settings.rate_lr)
-    multiplier, steps = torch.zeros_like(places[0]), settings.rate_epochs * images.steps
+    multiplier, steps = torch.zeros_like(thresholds[0]), settings.rate_epochs * images.steps
     batches = (b for _ in range(settings.rate_epochs) for b in images.epoch(generator))
     for step, batch in enumerate(batches, start=1):
-        width = SOFT[0] * (SOFT[1] / SOFT[0]) ** (step / steps)
-        gates = ((places - thresholds[owner]) / width).sigmoid()
-        excess = prices @ gates - settings.budget
-        loss = mean_loss(run(model, batch, gates[None]), batch)
+        gates = places.soft_gates(thresholds, SOFT[0] * (SOFT[1] / SOFT[0]) ** (step / steps))
+        excess = places.price @ gates - settings.budget
+        loss = mean_loss(model, batch, gates[None])
         loss = loss + (multiplier + PENALTY / 2 * excess) * excess
         check_loss(loss, "rates", "rate_lr", settings.rate_lr)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         optimizer.step()
         with torch.no_grad():
-            thresholds.clamp_(min=LOWEST).clamp_(max=highest)
+            thresholds.copy_(places.limited(thresholds))
             multiplier += ASCENT * excess
         stepped()
-    return thresholds.detach()
+    return places.on_budget(thresholds.detach())
 
 
-def relative(model: GatedModel, scores: Tensor, thresholds: Tensor) -> Tensor:
+def relative(model: GatedModel, scores: Tensor, kept: Tensor) -> Tensor:
     """Return scores (U,) in units of the score at which their group is cut: 1 and more is kept.
 
     A group is cut midway between its weakest unit kept and its strongest one
-    removed, or at half its weakest unit where none is removed.
+    removed, or at half its weakest unit where none is removed. A score of 0
+    stays 0, whatever its group keeps.
     """
-    kept = places_in_group(model, scores) >= thresholds[owners(model, scores.device)]
-    tiny = torch.finfo(scores.dtype).tiny
-    parts = []
-    for own, keep in zip(
-        model.by_group(scores).values(), model.by_group(kept).values(), strict=True
-    ):
-        strongest = own[~keep].amax() if not bool(keep.all()) else own.new_zeros(())
-        cut = (own[keep].amin() + strongest) / 2
-        parts.append(own / cut.clamp_min(tiny))
-    return torch.cat(parts)
+    groups = zip(model.by_group(scores).values(), model.by_group(kept).values(), strict=True)
+    return torch.cat([_relative(own, keep) for own, keep in groups])
 
 
-def places_in_group(model: GatedModel, scores: Tensor) -> Tensor:
-    """Return where each unit stands among those of its group, (U,): above 0, below 1, evenly."""
-    parts = []
-    for own in model.by_group(scores).values():
-        order = own.argsort(stable=True)
-        places = torch.empty_like(own)
-        places[order] = (torch.arange(len(own)).to(own) + 0.5) / len(own)
-        parts.append(places)
-    return torch.cat(parts)
-
-
-def owners(model: GatedModel, device: torch.device) -> Tensor:
-    """Return the index of the group of each unit, (U,)."""
-    sizes = torch.tensor([group.size for group in model.analysis.groups])
-    return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
+def _relative(own: Tensor, keep: Tensor) -> Tensor:
+    alive = own[keep & (own > 0)]
+    if not len(alive):
+        return torch.zeros_like(own)
+    strongest = own.new_zeros(()) if bool(keep.all()) else own[~keep].amax()
+    return own / ((alive.amin() + strongest) / 2)
 
 
 def unit_prices(model: GatedModel, price: Price) -> Tensor:
