@@ -151,7 +151,7 @@ class _Task:
         sums = Sums.zeros(self.classes, self.model.total)
         for batch in batches:
             with torch.enable_grad():
-                rows = _rows(self.model, attributor, batch).detach().double().cpu()
+                rows = _rows(self.model, attributor, batch).detach().cpu().double()
             check_rows(self.model, rows, self.name, self._again(attributor, batch, sums.images))
             signed = direction(criterion) * rows
             sums.add(contribution(signed, self.aggregate), batch.labels)
@@ -168,8 +168,8 @@ class _Task:
             found = criterion.learn(
                 self.model, batches, classes=self.classes, seed=self.seed, progress=self.progress
             )
-            sums.total = found.per_unit.detach().double().cpu()
-            sums.per_class = found.per_class.detach().double().cpu()
+            sums.total = found.per_unit.detach().cpu().double()
+            sums.per_class = found.per_class.detach().cpu().double()
             check_values(self.model, sums.total, self.name)
             check_values(self.model, sums.per_class, self.name)
         return sums
@@ -216,7 +216,7 @@ def _rows_at_once(model: GatedModel, count: int) -> int:
 
 
 def _of_model(model: GatedModel, name: str, criterion: ModelCriterion, seed: int) -> Scores:
-    values = criterion.per_unit(model, seed).detach().double().cpu()
+    values = criterion.per_unit(model, seed).detach().cpu().double()
     check_values(model, values, name)
     return Scores(criterion=name, values=model.by_group(values), kinds=_kinds(model))
 

@@ -169,8 +169,9 @@ def test_infinities_that_never_reach_the_logits_are_not_to_blame() -> None:
     dense = _dense(Masked())
     assert attribute(dense, [_batch()])["v"].isfinite().all()
     with torch.no_grad():
-        dense.module.get_parameter("v.bias")[0] = torch.inf
-    assert "the parameter 'v.bias' holds infinity" in _message(dense, "taylor")
+        dense.module.get_parameter("v.weight").fill_(3e38)
+    message = _message(dense, "taylor")
+    assert "operator 'linear' (node 'linear_2', module 'v') is the first to give" in message
 
 
 def test_an_overflow_in_half_precision_is_named_with_what_to_do() -> None:
@@ -193,6 +194,19 @@ def test_a_criterion_that_makes_nan_by_itself_is_told_from_the_model() -> None:
 
     with pytest.raises(ModelError, match=r"'explodes' .* no operator of the model is to blame"):
         attribute(_small(), [_batch()], Explodes())
+
+
+def test_a_gradient_that_is_not_finite_behind_the_logits_is_not_the_models() -> None:
+    class Steep:
+        def per_sample(self, model: GatedModel, seed: int) -> Attributor:
+            def run(images: Tensor, gates: Tensor) -> Tensor:
+                logits = model(images, gates)
+                return rescaled(logits, logits, torch.full_like(logits, torch.inf))
+
+            return lambda batch: gate_times_gradient(run, model.ones(len(batch)), batch, "loss")
+
+    with pytest.raises(ModelError, match=r"'steep' .* no operator of the model is to blame"):
+        attribute(_small(), [_batch()], Steep())
 
 
 def test_scores_of_the_model_alone_name_the_parameter() -> None:
