@@ -181,7 +181,7 @@ class TokensBehindNormalisation(nn.Module):
         self.fc, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x)).flatten(2).permute(2, 0, 1)
+        x = F.gelu(self.bn(self.conv(x)).flatten(2).permute(2, 0, 1).contiguous())
         return self.head(self.fc(x).square().mean(0))
 
 
