@@ -177,11 +177,13 @@ class TokensBehindNormalisation(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.stem, self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)
         self.fc, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.bn(self.conv(x)).flatten(2).permute(2, 0, 1).contiguous())
+        x = F.gelu(
+            self.bn(self.conv(F.relu(self.stem(x)))).flatten(2).permute(2, 0, 1).contiguous()
+        )
         return self.head(self.fc(x).square().mean(0))
 
 
