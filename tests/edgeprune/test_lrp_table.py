@@ -23,18 +23,21 @@ from .relevance_ledger import account
 Function: TypeAlias = Callable[[Tensor, "Through"], Tensor]
 
 # What the 98 families of timm 1.0.31 consist of, Python's own operators on sizes left out.
-OCCURRING: Final = """
-    _upsample_bicubic2d_aa adaptive_avg_pool2d add addcmul alias amax arange avg_pool1d
-    avg_pool2d batch_norm bitwise_not cat chunk clamp clamp_min col2im contiguous conv1d conv2d
-    conv_transpose2d copy cos cumsum div dropout einsum exp expand expand_as flatten flip gelu
-    getitem group_norm hardsigmoid hardswish hardtanh im2col index layer_norm leaky_relu
-    lift_fresh_copy linalg_vector_norm linear lstm matmul max max_pool2d mean meshgrid mul neg
-    one_hot pad permute pow relu repeat repeat_interleave reshape reshape_as rms_norm roll rsqrt
-    rsub scaled_dot_product_attention select sigmoid silu sin slice softmax split
-    split_with_sizes squeeze stack sub sum sym_size tile to transpose type_as unbind unfold
-    unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest2d view
-    zeros
-""".split()
+OCCURRING: Final = (
+    "_upsample_bicubic2d_aa", "adaptive_avg_pool2d", "add", "addcmul", "alias", "amax",
+    "arange", "avg_pool1d", "avg_pool2d", "batch_norm", "bitwise_not", "cat", "chunk", "clamp",
+    "clamp_min", "col2im", "contiguous", "conv1d", "conv2d", "conv_transpose2d", "copy", "cos",
+    "cumsum", "div", "dropout", "einsum", "exp", "expand", "expand_as", "flatten", "flip",
+    "gelu", "getitem", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "im2col", "index",
+    "layer_norm", "leaky_relu", "lift_fresh_copy", "linalg_vector_norm", "linear", "lstm",
+    "matmul", "max", "max_pool2d", "mean", "meshgrid", "mul", "neg", "one_hot", "pad",
+    "permute", "pow", "relu", "repeat", "repeat_interleave", "reshape", "reshape_as",
+    "rms_norm", "roll", "rsqrt", "rsub", "scaled_dot_product_attention", "select", "sigmoid",
+    "silu", "sin", "slice", "softmax", "split", "split_with_sizes", "squeeze", "stack", "sub",
+    "sum", "sym_size", "tile", "to", "transpose", "type_as", "unbind", "unfold", "unsqueeze",
+    "upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest2d",
+    "view", "zeros",
+)  # fmt: skip
 
 
 def _entry(operator: str) -> Entry | None:

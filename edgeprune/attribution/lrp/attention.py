@@ -23,7 +23,7 @@ def constant_weights(step: Step) -> Tensor:
     What only makes weights lies off the trunk and is no signal. A tensor that is
     query and value at once is: it gets nothing as a query.
     """
-    held = {name: step.arguments[name].detach() for name in SCORES if name in step.signals}
+    held = {name: step.arguments[name].detach() for name in step.signals - {"value"}}
     return step.given(held).run()  # type: ignore[no-any-return]
 
 

@@ -45,12 +45,14 @@ def gru_cell(x: Tensor, state: State, parameters: Sequence[Tensor]) -> State:
 
 def tanh_cell(x: Tensor, state: State, parameters: Sequence[Tensor]) -> State:
     """h' = tanh(W x + U h)."""
-    return (_tanh(_read(x, parameters, 0) + _read(state[0], parameters, 1)),)
+    (hidden,) = state
+    return (_tanh(_read(x, parameters, 0) + _read(hidden, parameters, 1)),)
 
 
 def relu_cell(x: Tensor, state: State, parameters: Sequence[Tensor]) -> State:
     """h' = relu(W x + U h)."""
-    return ((_read(x, parameters, 0) + _read(state[0], parameters, 1)).relu(),)
+    (hidden,) = state
+    return ((_read(x, parameters, 0) + _read(hidden, parameters, 1)).relu(),)
 
 
 CELLS: Final[dict[str, Cell]] = {
@@ -69,7 +71,8 @@ def one_step(step: Step) -> Any:  # noqa: ANN401 - one tensor or a tuple, as the
     parameters = [given[name] for name in names if given[name] is not None]
     cell = CELLS[operation(step.node).removesuffix("_cell")]
     found = cell(given["input"], tuple(state), parameters)
-    return found if len(found) > 1 else found[0]
+    first, *memory = found
+    return found if memory else first
 
 
 def sequence(step: Step) -> Any:  # noqa: ANN401 - a tuple of tensors
@@ -111,7 +114,7 @@ def _over_time(
 def _is_projected(given: Any) -> bool:  # noqa: ANN401 - a mapping of arguments
     each = 4 if given["has_biases"] else 2
     directions = 2 if given["bidirectional"] else 1
-    return len(given["params"]) != given["num_layers"] * directions * each
+    return bool(len(given["params"]) != given["num_layers"] * directions * each)
 
 
 def _read(x: Tensor, parameters: Sequence[Tensor], which: int) -> Tensor:
