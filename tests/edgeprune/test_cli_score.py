@@ -18,9 +18,10 @@ from edgeprune.attribution import Scores, attribute
 from edgeprune.attribution.storage import load_scores
 from edgeprune.axes import analyse
 from edgeprune.cli import main
-from edgeprune.data import batches, load_data
-from edgeprune.pipeline import ScoreSettings, Subject, score_model
+from edgeprune.data import PreparedSplit, batches, load_data
+from edgeprune.pipeline import CompressSettings, ScoreSettings, Subject, score_model
 from edgeprune.pipeline.score_table import columns
+from edgeprune.pipeline.scoring import Scoring, score_units
 from edgeprune.report.scores import score_page
 
 from .pipeline_case import Log, write_archive
@@ -295,3 +296,37 @@ def test_images_of_other_classes_than_the_bundles_are_refused(run: Run, tmp_path
     code, _, err = run("slim", "--data", case().path("squares.npz"))
     assert code == 1
     assert "made for the classes normal, nodule, effusion" in err
+
+
+def test_compress_refuses_to_aggregate_what_has_no_images_before_it_reads_any(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["edgeprune", "compress", "--criterion", "magnitude", "--aggregate", "signed"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    message = "--aggregate signed sums the attributions of images, but 'magnitude' gives one score"
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_may_be_resumed_with_another_scoring_batch_but_not_another_sum() -> None:
+    asked = CompressSettings().to_dict()
+    assert CompressSettings(scoring_batch=2).to_dict() == asked
+    assert CompressSettings(aggregate="squared").to_dict() != asked
+
+
+def test_the_scores_of_a_stage_are_made_in_batches_of_the_size_asked_for() -> None:
+    data = load_data(case().path("squares.npz"))
+    log = Log()
+    prepared = PreparedSplit(data.train, case().how)
+    how = Scoring(
+        criterion="taylor",
+        sampler="random",
+        per_class=6,
+        aggregate="absolute",
+        batch_size=9,
+        seed=0,
+    )
+    scores = score_units(case().dense, prepared, data, how, log)
+    assert (log.steps["scoring images"], len(scores.samples)) == (2, 18)
+    assert len(scores.hashes) == 18
