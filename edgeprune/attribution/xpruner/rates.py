@@ -37,6 +37,7 @@ class Places:
         place: where a unit stands in its group, (U,): evenly between 0 and 1.
         owner: index of its group, (U,) of int64.
         price: what it costs, as a share of what all units cost, (U,).
+        together: thresholds at which the best units of all groups are kept, (groups,).
         highest: place of each group's best unit, (groups,).
         budget: share of the cost that is kept.
     """
@@ -44,6 +45,7 @@ class Places:
     place: Tensor
     owner: Tensor
     price: Tensor
+    together: Tensor
     highest: Tensor
     budget: float
 
@@ -74,15 +76,18 @@ class Places:
 
 def stand(model: GatedModel, scores: Tensor, settings: XPrunerSettings) -> Places:
     """Line up the units of each group by scores (U,)."""
-    parts = [
-        (own.argsort(stable=True).argsort().to(own) + 0.5) / len(own)
-        for own in model.by_group(scores).values()
-    ]
+    groups = model.by_group(scores).values()
+    parts = [(own.argsort(stable=True).argsort().to(own) + 0.5) / len(own) for own in groups]
+    price = unit_prices(model, settings.price).to(scores)
+    best = scores.argsort(descending=True, stable=True)
+    gone = torch.empty_like(scores)
+    gone[best] = (price[best].cumsum(0) > settings.budget).to(scores)
     sizes = torch.tensor([len(part) for part in parts])
     return Places(
         place=torch.cat(parts),
         owner=torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(scores.device),
-        price=unit_prices(model, settings.price).to(scores),
+        price=price,
+        together=torch.stack([part.mean() for part in model.by_group(gone).values()]),
         highest=torch.stack([part.amax() for part in parts]),
         budget=settings.budget,
     )
@@ -99,15 +104,16 @@ def learn_thresholds(
 ) -> Tensor:
     """Return the place from which on each group keeps its units, (groups,).
 
-    The loss of the network, units closed softly below their group's threshold,
-    is minimised under ``share kept = budget``: by an augmented Lagrangian whose
-    multiplier ascends by the excess of each step, while gates harden from step
-    to step. What is left of the excess is taken from all groups alike.
+    Thresholds begin where the masks of all groups, ranked together, would put
+    them. The loss of the network, units closed softly below their group's
+    threshold, is minimised under ``share kept = budget``: by an augmented
+    Lagrangian whose multiplier ascends by the excess of each step, while gates
+    harden from step to step. What is left of the excess all groups bear alike.
 
     Raises:
         EdgepruneError: the loss is no longer a number.
     """
-    thresholds = torch.full_like(places.highest, 1 - settings.budget).requires_grad_()
+    thresholds = places.limited(places.together).requires_grad_()
     optimizer = torch.optim.Adam([thresholds], lr=settings.rate_lr)
     multiplier, steps = torch.zeros_like(thresholds[0]), settings.rate_epochs * images.steps
     batches = (b for _ in range(settings.rate_epochs) for b in images.epoch(generator))

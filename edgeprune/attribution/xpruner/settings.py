@@ -29,9 +29,9 @@ class XPrunerSettings:
     epochs: int = 15
     lr: float = 0.05
     smooth: float = 0.3
-    sparse: float = 0.3
+    sparse: float = 1.0
     rate_epochs: int = 10
-    rate_lr: float = 0.02
+    rate_lr: float = 0.01
     budget: float = 0.5
     price: Price = "units"
     batch_size: int = 32
