@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from edgeprune.attribution.criterion import Run
 from edgeprune.attribution.lrp import Lrp, propagation
 from edgeprune.attribution.lrp.table import operators, table
 from edgeprune.attribution.operators import operation
@@ -18,6 +19,7 @@ from edgeprune.capture import capture
 from edgeprune.gates import GatedModel
 
 from .families import FAMILIES, family, pictures
+from .models import TINY, build, images
 from .relevance_ledger import account
 
 Function: TypeAlias = Callable[[Tensor, "Through"], Tensor]
@@ -194,14 +196,41 @@ CASES: Final[dict[str, Function]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_keeps_the_value_and_the_sum_of_relevance(name: str) -> None:
     torch.manual_seed(0)
-    images = torch.randn(2, 3, 8, 8)
-    dense = capture(Through(CASES[name]).eval(), images)
+    shown = torch.randn(2, 3, 8, 8)
+    dense = capture(Through(CASES[name]).eval(), shown)
     model = GatedModel(dense)
-    expected = dense.module(images)
-    logits = propagation(model, Lrp(epsilon=0))(images, model.ones())
+    expected = dense.module(shown)
+    logits = propagation(model, Lrp(epsilon=0))(shown, model.ones())
     assert (logits - expected).abs().max() <= 1e-6 * expected.abs().max()
-    found = account(model, images, Lrp(epsilon=0))
+    found = account(model, shown, Lrp(epsilon=0))
     assert found.image != 0
     for node, leak in found.ledger.leaks().items():
         assert abs(leak) <= 1e-8, node
     assert found.total == pytest.approx(found.explained, rel=1e-7, abs=1e-9)
+
+
+DEVICES: Final = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", TINY)
+def test_under_autocast_relevance_is_finite_and_much_the_same(name: str, device: str) -> None:
+    dense = capture(build(name).to(device), images(2).to(device))
+    model = GatedModel(dense)
+    for attention in ("cp", "attnlrp"):
+        run = propagation(model, Lrp(attention=attention))
+        exact = _relevance(run, model, device)
+        with torch.autocast(device, torch.bfloat16):
+            coarse = _relevance(run, model, device)
+        assert coarse.isfinite().all()
+        assert torch.corrcoef(torch.stack([exact, coarse]))[0, 1] > 0.98
+
+
+def _relevance(run: Run, model: GatedModel, device: str) -> Tensor:
+    """Return the relevance of all units for one logit, (U,)."""
+    gates = model.ones().requires_grad_()
+    (found,) = torch.autograd.grad(run(images(2).to(device), gates)[:, 1].sum(), gates)
+    return found[0].float()
