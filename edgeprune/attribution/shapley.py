@@ -33,9 +33,9 @@ class Shapley:
     Orders come in pairs, each with its reverse, and are the same for all images.
 
     Cost: one gradient, and samples × players forwards per batch, with players
-    counted over all groups; 2 ^ players for exact values. Source: Shapley, A
-    Value for n-Person Games, 1953; sampled by captum as Castro et al.,
-    Polynomial Calculation of the Shapley Value Based on Sampling, 2009; with
+    counted over all groups; 2 ^ players forwards for exact values. Source:
+    Shapley, A Value for n-Person Games, 1953; sampled by captum as in Castro et
+    al., Polynomial Calculation of the Shapley Value Based on Sampling, 2009; with
     the reversed orders of Mitchell et al., Sampling Permutations for Shapley
     Value Estimation, JMLR 2022.
 

@@ -251,11 +251,14 @@ def test_ig_is_complete_within_one_percent_and_not_by_accident(
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_half_precision_ranks_units_as_single_precision_does(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize("criterion", BY_IMAGES)
+def test_half_precision_ranks_units_as_single_precision_does(
+    kind: type[nn.Module], criterion: str
+) -> None:
     dense = _captured(kind)
-    exact = torch.cat([*attribute(dense, [_batch(8)]).values.values()])
+    exact = torch.cat([*attribute(dense, [_batch(8)], criterion).values.values()])
     with torch.autocast("cpu", torch.bfloat16):
-        found = torch.cat([*attribute(dense, [_batch(8)]).values.values()])
+        found = torch.cat([*attribute(dense, [_batch(8)], criterion).values.values()])
     assert not torch.equal(found, exact)
     assert spearmanr(found, exact).statistic > 0.9
 
