@@ -27,6 +27,10 @@ from edgeprune.attribution.propagation import find_paths
 from edgeprune.errors import UsageError
 from edgeprune.gates import GatedModel
 
+from .families import FAMILIES, family, pictures
+
+QUICK = ("convnext", "efficientnet", "resnet")
+
 
 class Branched(nn.Module):
     """A short way beside a long one, with a gate, and a head of two layers."""
@@ -174,3 +178,24 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], me
 def test_equal_settings_are_equal() -> None:
     parts = (Part(where=convolutions, rule=ZPlus()),)
     assert Lrp(rule=Composite(parts=parts)) == Lrp(rule=Composite(parts=parts))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in sorted(FAMILIES)
+    ],
+)
+def test_no_rule_changes_a_logit_of_any_family_and_every_group_is_scored(name: str) -> None:
+    built = family(name)
+    images = pictures(2, built.size, seed=2)
+    model = GatedModel(ep.capture(built.model, images))
+    expected = model.module(images).detach()
+    for rule in ("zplus", "gamma"):
+        gates = model.ones().requires_grad_()
+        logits = propagation(model, Lrp(rule=rule))(images, gates)
+        assert (logits - expected).abs().max() <= 1e-6 * expected.abs().max(), rule
+        (relevance,) = torch.autograd.grad(logits[:, 1].sum(), gates)
+        assert relevance.isfinite().all(), rule
+        assert all(part.any() for part in model.by_group(relevance).values()), rule

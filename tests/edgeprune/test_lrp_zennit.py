@@ -63,7 +63,8 @@ def _disturbed(model: nn.Module) -> nn.Module:
 def _vgg(plan: list[int | str], hidden: int, size: int) -> Case:
     torch.manual_seed(0)
     features = vgg.make_layers(plan, batch_norm=True)
-    model = vgg.VGG(features, num_classes=CLASSES)
+    with torch.device("meta"):  # its own head is a hundred times larger, and goes
+        model = vgg.VGG(features, num_classes=CLASSES, init_weights=False)
     width = next(channels for channels in reversed(plan) if isinstance(channels, int))
     model.classifier[0] = nn.Linear(width * 49, hidden)
     model.classifier[3], model.classifier[6] = nn.Linear(hidden, hidden), nn.Linear(hidden, CLASSES)
