@@ -61,12 +61,7 @@ class Rerun(GatedInterpreter):
     @cached_property
     def _wanted(self) -> frozenset[fx.Node]:
         """What runs from a group's readers on take from the dense run."""
-        return frozenset(
-            source
-            for nodes in self.later.values()
-            for node in nodes
-            for source in set(node.all_input_nodes).difference(nodes)
-        )
+        return frozenset[fx.Node]().union(*map(_sources, self.later.values()))
 
 
 def readers_onwards(model: GatedModel) -> dict[str, Nodes]:
@@ -99,6 +94,12 @@ def _downstream(nodes: Nodes, first: set[str]) -> Nodes:
         if node.name in first or any(source in found for source in node.all_input_nodes):
             found[node] = None
     return tuple(found)
+
+
+def _sources(nodes: Nodes) -> set[fx.Node]:
+    """Return what these nodes read from outside themselves."""
+    read = {source for node in nodes for source in node.all_input_nodes}
+    return read.difference(nodes)
 
 
 def _writes(node: fx.Node) -> bool:
