@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Final, TypeGuard
 
 from edgeprune.attribution.activation import Activation
 from edgeprune.attribution.backtrace import Backtrace
@@ -83,17 +83,21 @@ class Description:
     settings: tuple[Setting, ...]
 
 
-def find_criterion(text: str) -> Criterion:
+def find_criterion(given: str | Criterion) -> Criterion:
     """Return a criterion by its name, with settings or without (``lrp:rule=gamma``).
 
-    Built-ins come before those from outside.
+    Built-ins come before those from outside. What is one already is returned.
 
     Raises:
         UsageError: there is none of that name (the nearest is named), it is
-            refused for a reason, its entry point does not work, or it has no such
-            setting or value.
+            refused for a reason, its entry point does not work, it has no such
+            setting or value, or it is an object that is no criterion.
     """
-    name, settings = split_specification(text)
+    if not isinstance(given, str):
+        if _is_criterion(given):
+            return given
+        raise UsageError(f"{given!r} is no criterion: give a name, or an object such as Taylor()")
+    name, settings = split_specification(given)
     return with_settings(_by_name(name), name, settings)
 
 
@@ -152,11 +156,15 @@ def _loaded(name: str, value: str, load: Callable[[], object]) -> Criterion:
         found = load()
     except Exception as error:  # an entry point runs code of others
         raise UsageError(f"criterion '{name}' ({value}) cannot be loaded: {error}") from error
-    if not isinstance(found, type) and isinstance(
-        found, SampleCriterion | LearnedCriterion | ModelCriterion
-    ):
+    if _is_criterion(found):
         return found
     raise UsageError(
         f"criterion '{name}' ({value}) is {type(found).__name__} without per_sample, learn or "
         "per_unit; its entry point should name an object that has one of them"
     )
+
+
+def _is_criterion(found: object) -> TypeGuard[Criterion]:
+    # A class has the methods as well, but nothing to call them on.
+    kinds = (SampleCriterion, LearnedCriterion, ModelCriterion)
+    return isinstance(found, kinds) and not isinstance(found, type)

@@ -79,8 +79,7 @@ def attribute(
         ModelError: attributions that are not finite (where they first are not is named).
         EdgepruneError: nothing to score.
     """
-    chosen = find_criterion(criterion) if isinstance(criterion, str) else criterion
-    name, model = name_of(criterion), GatedModel(dense)
+    chosen, name, model = find_criterion(criterion), name_of(criterion), GatedModel(dense)
     if model.total == 0:
         raise EdgepruneError("the model has no channel group: there is nothing to score")
     if problem := aggregate_problem(aggregate) or _aggregate_problem(chosen, name, aggregate):

@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import edgeprune as ep
-from edgeprune.attribution import attribute, find_criterion
+from edgeprune.attribution import Taylor, attribute, find_criterion
 from edgeprune.errors import UsageError
 
 OUTSIDE = """
@@ -59,6 +60,12 @@ def _dense() -> ep.Captured:
 def test_an_unknown_criterion_is_refused_and_the_nearest_is_named() -> None:
     with pytest.raises(UsageError, match="did you mean 'taylor'"):
         find_criterion("tailor")
+
+
+@pytest.mark.parametrize("given", [Taylor, object(), None])
+def test_an_object_that_is_no_criterion_is_refused(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no criterion: give a name, or an object such as"):
+        attribute(_dense(), [], given)
 
 
 @pytest.mark.parametrize("name", ["deeplift", "DeepLift", "deep_lift_shap"])
