@@ -23,3 +23,6 @@ CONTRACTIONS: Final = frozenset(
     }
 )  # fmt: skip
 """Operators that weigh their first operand by parameters."""
+
+MATRIX_PRODUCTS: Final = frozenset({"matmul", "bmm", "baddbmm"})
+"""Operators that are contractions where only one factor depends on the image."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeprune.attribution.propagation import Step, rescaled
 
-_NEAR_ZERO: Final = 1e-4  # where f(x) - f(0) is mostly rounding error
+_NEAR_ZERO: Final = 1e-4  # where f(x) - f(0) is mostly rounding error, unless f(0) = 0
 
 THROUGH_ZERO: Final = frozenset(
     {
@@ -58,7 +58,7 @@ def chord(step: Step) -> Tensor:
     x = source.detach()
     value: Tensor = step.given({name: x}).run().detach()
     start, slope = _at_zero(step, name)
-    near = x.abs() < _NEAR_ZERO
+    near = x.abs() <= torch.where(start == 0, 0.0, _NEAR_ZERO)
     factor = torch.where(near, slope, (value - start) / torch.where(near, 1.0, x))
     return rescaled(source, value, factor)
 

@@ -103,7 +103,8 @@ TABLE: Final[Table] = (
         operators=GATED,
         rule=None,
         why="linear in its signal: its own gradient, and nothing to gates and divisors; factors "
-        "that are all signals get even shares",
+        "that are all signals get even shares, and matrix products by a constant follow the rule "
+        "of contractions",
     ),
     Entry(operators=LINEAR, rule=None, why="linear in its signals: its own gradient"),
     Entry(

@@ -12,7 +12,7 @@ class _Rescaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor, factor: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(factor)
-        return value.view_as(value)  # a value returned as it came would lose this gradient
+        return value.detach()  # an alias: returned as it came it would lose this gradient
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from edgeprune.attribution.operators import CONTRACTIONS, operation
+from edgeprune.attribution.operators import CONTRACTIONS, MATRIX_PRODUCTS, operation
 from edgeprune.attribution.propagation.gating import (
     ATTENTION,
     Attention,
@@ -69,7 +69,7 @@ def find_paths(model: GatedModel, *, attention: Attention = "cp") -> Paths:
         for node, gated in weak.items()
     }
     live = {node: set(node.all_input_nodes) & varying & trunk - stopped[node] for node in trunk}
-    contractions = {node.name for node in varying if operation(node) in CONTRACTIONS}
+    contractions = {node.name for node in varying if _contracts(node, varying)}
     layouts = sample_layouts(model.captured, model.analysis, contractions)
     counts = {node.name: len(factors(node, varying)) for node in trunk if not weak[node]}
     return Paths(
@@ -83,6 +83,12 @@ def find_paths(model: GatedModel, *, attention: Attention = "cp") -> Paths:
         shared={name: count for name, count in counts.items() if count > 1},
         images={name: layout.dim for name, layout in layouts.items()},
     )
+
+
+def _contracts(node: fx.Node, varying: set[fx.Node]) -> bool:
+    """Say whether an operator weighs what depends on the image by a constant."""
+    by_constant = operation(node) in MATRIX_PRODUCTS and len(factors(node, varying)) == 1
+    return by_constant or operation(node) in CONTRACTIONS
 
 
 def _trunk(nodes: list[fx.Node], weak: Mapping[fx.Node, set[fx.Node]]) -> set[fx.Node]:
