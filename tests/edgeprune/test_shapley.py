@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import cache
 from itertools import permutations
 
 import pytest
@@ -53,9 +54,14 @@ class Fixed(Small):
         return super().forward(x.reshape(3, 3, 12, 12))
 
 
-def _model(kind: type[nn.Module] = Small) -> GatedModel:
+@cache
+def _captured(kind: type[nn.Module]) -> Captured:
     torch.manual_seed(0)
-    return GatedModel(capture(kind().eval(), images(3)))
+    return capture(kind().eval(), images(3))
+
+
+def _model(kind: type[nn.Module] = Small) -> GatedModel:
+    return GatedModel(_captured(kind).clone())
 
 
 def _batch(count: int = 3) -> Batch:
