@@ -330,3 +330,16 @@ def test_the_scores_of_a_stage_are_made_in_batches_of_the_size_asked_for() -> No
     scores = score_units(case().dense, prepared, data, how, log)
     assert (log.steps["scoring images"], len(scores.samples)) == (2, 18)
     assert len(scores.hashes) == 18
+
+
+def test_an_interruption_while_writing_leaves_nothing_behind(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeprune.pipeline.scoring_run.score_page", interrupted)
+    code, out, err = run(case().path("stored"), "--data", case().path("squares.npz"))
+    assert (code, out) == (130, "")
+    assert err.endswith("error: interrupted: nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
