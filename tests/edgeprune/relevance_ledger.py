@@ -95,6 +95,7 @@ class Bookkeeper(RuleInterpreter):
         super().__init__(model, gates, paths, rules)
         self.ledger = Ledger()
         self.biases: list[tuple[str, Tensor]] = []
+        self.copies = any(_writes(node) for node in model.module.graph.nodes)
 
     def compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator on operands that are watched."""
@@ -143,7 +144,7 @@ class Bookkeeper(RuleInterpreter):
         def watch(value: Tensor) -> Tensor:
             if not value.requires_grad:
                 return value
-            edge, kept = value.view_as(value), value.detach().clone()
+            edge, kept = value.view_as(value), self._kept(value)
             edge.register_hook(lambda gradient: self._book("operands", node, gradient, kept))
             return edge
 
@@ -154,7 +155,7 @@ class Bookkeeper(RuleInterpreter):
             return [self._booked(node, *pair) for pair in zip(result, at_zero, strict=True)]
         if not isinstance(result, Tensor) or not result.requires_grad:
             return result
-        kept = result.detach().clone()  # an operator in place may follow
+        kept = self._kept(result)
 
         def book(gradient: Tensor | None) -> None:
             self._book("result", node, gradient, kept)
@@ -164,9 +165,15 @@ class Bookkeeper(RuleInterpreter):
         seen.register_hook(book)
         return seen
 
+    def _kept(self, value: Tensor) -> Tensor:
+        """Keep a value, as a copy only where an operator in place might follow."""
+        return value.detach().clone() if self.copies else value.detach()
+
     def _book(self, column: str, node: fx.Node, gradient: Tensor | None, value: Tensor) -> None:
         if gradient is not None:  # none reaches a part that nobody uses
-            getattr(self.ledger, column)[node.name] += float((gradient * value).sum())
+            # A maximum pool may be padded with -inf, which gets nothing.
+            relevance = torch.where(gradient == 0, 0.0, gradient * value)
+            getattr(self.ledger, column)[node.name] += float(relevance.sum())
 
 
 def in_double(module: fx.GraphModule) -> None:
