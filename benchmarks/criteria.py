@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,7 @@ from criteria_report import Report
 from criteria_results import read_results
 from criteria_rows import NAMES, PEERS
 from criteria_worker import Job, work
-from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.errors import EdgepruneError, MeasureError, UsageError
 from edgeprune.files import write_text
 
 ROOT: Final = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ MARKS: Final = (
     "--criteria", default="", help="Names of rows, separated by semicolons; default: all."
 )
 @click.option("--rates", default="10,20,30,40,50,60,70,80,90", show_default=True, help="Percent.")
-@click.option("--images", default=240, show_default=True, help="For the test, at most.")
+@click.option("--images", default=192, show_default=True, help="For the test, at most.")
 @click.option("--data-dir", default=str(ROOT.parent / "shared" / "data"), help="Files of images.")
 @click.option("--work", default="build/criteria", show_default=True, help="Folder of results.")
 @click.option("--workers", default=4, show_default=True, help="Processes at a time.")
@@ -74,8 +75,6 @@ def main(  # noqa: PLR0917 - click passes options by name
     if train_only and write:
         raise UsageError("--train-only measures nothing that --write could write: give one of them")
     places = Places(data=Path(data_dir), work=Path(work).resolve())
-    cases = _present(chosen_cases(_names(models), _names(data), _whole(seeds)), places)
-    deadline = time.time() + 60 * time_limit if time_limit else float("inf")
     jobs = [
         Job(
             case=case,
@@ -83,21 +82,22 @@ def main(  # noqa: PLR0917 - click passes options by name
             rows=() if train_only else _rows(criteria, case),
             rates=tuple(percent / 100 for percent in _whole(rates)),
             images=images,
-            deadline=deadline,
+            deadline=time.time() + 60 * time_limit if time_limit else float("inf"),
         )
-        for case in cases
+        for case in chosen_cases(_names(models), _names(data), _whole(seeds))
+        if _present(case, places)
     ]
+    if not jobs:
+        raise UsageError("no case is left: give other --models or --data, or --data-dir")
     if fresh:
-        for job in jobs:
-            for path in places.of(job.case).glob("*.json"):
-                path.unlink()
-    started = time.monotonic()
+        _forget(jobs)
     if missing := _run(jobs, workers):
         click.echo(f"{missing} rows are missing", err=True)
-    click.echo(f"{(time.monotonic() - started) / 60:.1f} minutes", err=True)
-    if train_only:
-        return
-    report = Report(results=read_results(jobs), setting=_setting(images, workers))
+    if not train_only:
+        _show(Report(results=read_results(jobs), setting=_setting(images, workers)), write)
+
+
+def _show(report: Report, write: bool) -> None:
     click.echo(report.text())
     if write:
         _write(report)
@@ -114,16 +114,19 @@ def _whole(given: str) -> tuple[int, ...]:
         raise UsageError(f"'{given}': give whole numbers, separated by commas") from None
 
 
-def _present(cases: Sequence[Case], places: Places) -> list[Case]:
-    """Leave out cases whose files are not there, and say so."""
-    lacking = {case.name: places.lacks(case) for case in cases}
-    for name, reason in lacking.items():
-        if reason is not None:
-            click.echo(f"{name} is left out: {reason} (--data-dir)", err=True)
-    found = [case for case in cases if lacking[case.name] is None]
-    if not found:
-        raise UsageError("no case is left: give other --models or --data, or --data-dir")
-    return found
+def _present(case: Case, places: Places) -> bool:
+    """Say whether the files of a case are there; say which one is not."""
+    reason = places.lacks(case)
+    if reason is not None:
+        click.echo(f"{case.name} is left out: {reason} (--data-dir)", err=True)
+    return reason is None
+
+
+def _forget(jobs: Sequence[Job]) -> None:
+    """Remove results, but not trained networks."""
+    for job in jobs:
+        for path in job.places.of(job.case).glob("*.json"):
+            path.unlink()
 
 
 def _rows(given: str, case: Case) -> tuple[str, ...]:
@@ -133,16 +136,12 @@ def _rows(given: str, case: Case) -> tuple[str, ...]:
         raise UsageError(
             f"--criteria {'; '.join(unknown)}: not known; there are {'; '.join(known)}"
         )
-    return tuple(
-        name
-        for name in wanted
-        if name in PEERS or not NAMES[name].models or case.model in NAMES[name].models
-    )
+    return tuple(name for name in wanted if name in PEERS or NAMES[name].suits(case))
 
 
 def _run(jobs: Sequence[Job], workers: int) -> int:
     """Do all jobs, several at a time; return how many rows are missing in the end."""
-    missing = 0
+    missing, started = 0, time.monotonic()
     # Fresh processes: what one case leaves in memory is not the next one's concern.
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
@@ -152,9 +151,15 @@ def _run(jobs: Sequence[Job], workers: int) -> int:
         for future in as_completed(futures):
             try:
                 missing += future.result()
+            except BrokenProcessPool:
+                raise MeasureError(
+                    "a process was ended from outside, mostly for want of memory: what is done is "
+                    "kept, run again with fewer --workers"
+                ) from None
             except EdgepruneError as error:
                 missing += len(futures[future].rows)
                 click.echo(f"{futures[future].case.name}: {error}", err=True)
+    click.echo(f"{(time.monotonic() - started) / 60:.1f} minutes", err=True)
     return missing
 
 

@@ -35,6 +35,8 @@ class Report:
 
     def text(self) -> str:
         """Return the whole section."""
+        if not any(result.curves for result in self.results.found):
+            return "\n\n".join(("Nothing was measured.", *self.absent()))
         parts = [
             EXPLAINED,
             *sentences(self.results),
@@ -207,6 +209,8 @@ class Report:
             f"{reason.replace('|', '/')}"
             for (row, reason), names in reasons.items()
         ]
+        if self.results.unfinished:
+            lines.append(f"- not finished, and left out: {', '.join(self.results.unfinished)}")
         return ["Not measured:", "\n".join(lines)] if lines else []
 
 

@@ -1,7 +1,7 @@
 """What was measured, and what it comes to over seeds, networks and data sets."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from criteria_curves import RANKINGS, Curve
-from criteria_rows import NAMES, PEERS, Table
+from criteria_rows import NAMES, Table
 from criteria_worker import Job
 
 Pair: TypeAlias = tuple[str, str]  # a network and a data set
@@ -57,10 +57,12 @@ class Results:
     Attributes:
         found: what was measured, and what was not with the reason.
         cases: facts of the trained networks, by their pair.
+        unfinished: cases that were not done to the end, of which nothing is in here.
     """
 
     found: tuple[Result, ...]
     cases: dict[Pair, list[dict[str, Any]]]
+    unfinished: tuple[str, ...] = ()
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -150,28 +152,28 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def read_results(jobs: Iterable[Job]) -> Results:
-    """Collect what the work folder holds of these jobs."""
+    """Collect what the work folder holds of these jobs, finished cases only."""
     found: list[Result] = []
     cases: dict[Pair, list[dict[str, Any]]] = {}
+    unfinished: list[str] = []
     for job in jobs:
-        pair = (job.case.model, job.case.data)
-        if (facts := job.facts()) is not None:
-            cases.setdefault(pair, []).append(facts)
-        found += [_result(job, pair, row) for row in job.rows]
-    return Results(found=tuple(found), cases=cases)
+        pair, facts = (job.case.model, job.case.data), job.facts()
+        rows = {row: job.known(row) for row in job.rows}
+        if facts is None or None in rows.values():
+            unfinished.append(job.case.name)
+            continue
+        cases.setdefault(pair, []).append(facts)
+        found += [_result(pair, job.case.seed, row, known or {}) for row, known in rows.items()]
+    return Results(found=tuple(found), cases=cases, unfinished=tuple(unfinished))
 
 
-def _result(job: Job, pair: Pair, row: str) -> Result:
-    facts = job.known(row) or {"error": "not measured"}
+def _result(pair: Pair, seed: int, row: str, facts: Mapping[str, Any]) -> Result:
     return Result(
         pair=pair,
-        seed=job.case.seed,
+        seed=seed,
         row=row,
         curves={key: Curve.from_dict(c) for key, c in facts.get("curves", {}).items()},
         seconds=facts.get("seconds", math.nan),
         images=facts.get("images", 0),
         reason=facts.get("error") or facts.get("left_out"),
     )
-
-
-__all__ = ["DEFAULT", "PEERS", "SHARES", "Difference", "Pair", "Result", "Results", "read_results"]

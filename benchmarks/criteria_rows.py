@@ -13,7 +13,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from criteria_cases import Trained
+from criteria_cases import Case, Trained
 from edgeprune.attribution import ModelCriterion, Scores, attribute, find_criterion
 from edgeprune.attribution.aggregation import Aggregate
 from edgeprune.attribution.samplers import SampleChoice, Sampler, sample
@@ -34,7 +34,7 @@ class Row:
         criterion: a specification, as ``--criterion`` takes it.
         tables: where it is shown.
         sampler, aggregate: how images are chosen, and summed.
-        models: the networks that it is for; empty for all.
+        models, data: the networks and data sets that it is for; empty for all.
         macs: of scoring, at most; it is then given fewer images. None for any number.
     """
 
@@ -44,7 +44,13 @@ class Row:
     sampler: Sampler = "cluster"
     aggregate: Aggregate = "absolute"
     models: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     macs: float | None = None
+
+    def suits(self, case: Case) -> bool:
+        """Say whether it is for a case."""
+        models, data = self.models or (case.model,), self.data or (case.data,)
+        return case.model in models and case.data in data
 
 
 def _row(criterion: str, *, macs: float | None = None, models: tuple[str, ...] = ()) -> Row:
@@ -58,6 +64,7 @@ def _sampled(criterion: str, sampler: Sampler) -> Row:
         tables=("samplers",),
         sampler=sampler,
         models=("resnet18",),
+        data=("pneumonia", "mednist"),
     )
 
 
@@ -68,6 +75,7 @@ def _summed(aggregate: Aggregate) -> Row:
         tables=("aggregations",),
         aggregate=aggregate,
         models=("resnet18",),
+        data=("pneumonia", "mednist"),
     )
 
 

@@ -63,7 +63,7 @@ class Peer:
     def pruned(self, rate: float, *, everywhere: bool) -> tuple[nn.Module, float]:
         """Return the network without a share of its channels, and the share that is left."""
         model = copy.deepcopy(self.trained.module).eval()
-        attentions = [module for module in model.modules() if hasattr(module, "qkv")]
+        attentions: list[Any] = [module for module in model.modules() if hasattr(module, "qkv")]
         for attention in attentions:
             attention.fused_attn = False  # the peer follows products, not fused attention
         pruner = self._pruner(model, attentions, rate, everywhere)
@@ -76,7 +76,7 @@ class Peer:
         return model, _channels(pruner) / before
 
     def _pruner(
-        self, model: nn.Module, attentions: list[nn.Module], rate: float, everywhere: bool
+        self, model: nn.Module, attentions: list[Any], rate: float, everywhere: bool
     ) -> Any:  # noqa: ANN401 - the package has no types
         import torch_pruning  # pyright: ignore[reportMissingImports]  # only in the extra for peers
 

@@ -14,7 +14,7 @@ from criteria import _public
 from criteria_cases import Case, Places, Trained, chosen_cases
 from criteria_curves import RANKINGS, Curve, Point, accuracy, curve, planned, stopped
 from criteria_report import Report
-from criteria_results import Result, Results
+from criteria_results import Result, Results, read_results
 from criteria_torch_pruning import Peer
 from criteria_worker import Job
 from edgeprune.attribution import attribute
@@ -172,9 +172,35 @@ def test_rows_that_failed_or_were_measured_otherwise_are_missing(tmp_path: Path)
     assert job.missing() == ("lrp", "ig", "random")
 
 
-def results(
-    areas: dict[str, float], rankings: tuple[str, ...] = ("global", "group", "cost")
-) -> Results:
+def test_an_unfinished_case_takes_no_part_and_is_named(tmp_path: Path) -> None:
+    places = Places(data=tmp_path, work=tmp_path)
+    jobs = [
+        Job(case=Case(model="resnet18", data="phantoms", seed=seed), places=places,
+            rows=("taylor", "lrp"), rates=RATES, images=4, deadline=0.0)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    for job in jobs:
+        places.of(job.case).mkdir()
+        (places.of(job.case) / "case.json").write_text("{}", encoding="utf-8")
+        for row in job.rows[: 2 - job.case.seed]:
+            curves = {"cost": line((0.1, 0.9, 0.8)).to_dict()}
+            facts = {"setting": job.setting, "error": None, "curves": curves}
+            job.path(row).write_text(json.dumps(facts), encoding="utf-8")
+    found = read_results(jobs)
+    assert found.unfinished == ("resnet18-phantoms-1",)
+    assert {result.seed for result in found.found} == {0}
+    assert found.complete == ("taylor", "lrp")
+
+
+def test_a_run_without_any_result_says_so(tmp_path: Path) -> None:
+    job = Job(case=Case(model="resnet18", data="phantoms", seed=0), rows=("lrp",), rates=RATES,
+              places=Places(data=tmp_path, work=tmp_path), images=4, deadline=0.0)  # fmt: skip
+    text = Report(results=read_results([job]), setting="").text()
+    assert text.startswith("Nothing was measured.")
+    assert "left out: resnet18-phantoms-0" in text
+
+
+def results(areas: dict[str, float]) -> Results:
     """Make results on two networks and two seeds, areas shifted by seed alone."""
     pairs = (("resnet18", "phantoms"), ("resnet50", "mednist"))
     found = [
