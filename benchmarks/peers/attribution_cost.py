@@ -27,7 +27,7 @@ import torch
 
 from edgeprune.errors import EdgepruneError
 from edgeprune_benchmarks.statistics import Ratio, latency_ratio
-from peers.attribution_cost_methods import BASELINE, METHODS, Scoring
+from peers.attribution_cost_methods import BASELINE, METHODS, Scoring, Subject
 from peers.attribution_cost_models import CASES, Case, chosen
 from peers.attribution_cost_report import Cost, Peer, section, write_section
 
@@ -132,11 +132,12 @@ def _made(
     batch: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[dict[str, Scoring], dict[str, str]]:
     """Make every method and run it once; return those that work, and why others do not."""
+    subject = Subject(model=case.model(settings.device), images=batch[0])
     made: dict[str, Scoring] = {}
     errors: dict[str, str] = {}
     for name in dict.fromkeys((BASELINE, *methods)):
         try:
-            scoring = METHODS[name].make(case.model(settings.device), batch[0])
+            scoring = METHODS[name].make(subject)
             scoring(*batch)
         except Exception as error:  # whatever a peer raises goes into the table
             if METHODS[name].whose in ("edgeprune", "torch"):
@@ -188,9 +189,10 @@ def _memory_elsewhere(
 def _memory(case: Case, methods: tuple[str, ...], settings: Settings) -> dict[str, float]:
     """Return what one batch takes at its peak above what was held before it, in MB."""
     batch = case.images(settings.batch, settings.device)
+    subject = Subject(model=case.model(settings.device), images=batch[0])
     found = {}
     for name in methods:
-        scoring = METHODS[name].make(case.model(settings.device), batch[0])
+        scoring = METHODS[name].make(subject)
         scoring(*batch)
         before = _reset_peak(settings.device)
         scoring(*batch)

@@ -9,6 +9,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -22,8 +23,23 @@ from edgeprune.gates import GatedModel
 from peers.attribution_cost_models import CLASSES
 
 Scoring: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # images, labels → a score per unit
-Making: TypeAlias = Callable[[nn.Module, Tensor], Scoring]  # model, a batch of its images
 BASELINE: Final = "forward and backward"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A model and a batch of its images."""
+
+    model: nn.Module
+    images: Tensor
+
+    @cached_property
+    def gated(self) -> GatedModel:
+        """The model with gates; one for all criteria, so that its weights are held once."""
+        return GatedModel(capture(self.model, self.images))
+
+
+Making: TypeAlias = Callable[[Subject], Scoring]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +55,22 @@ class Method:
     make: Making
 
 
-def plain(model: nn.Module, images: Tensor) -> Scoring:
+def plain(subject: Subject) -> Scoring:
     """Run what training runs: the loss and the gradients of all parameters."""
-    parameters = list(model.parameters())
+    parameters = list(subject.model.parameters())
 
     def run(images: Tensor, labels: Tensor) -> Tensor:
-        return torch.autograd.grad(F.cross_entropy(model(images), labels), parameters)[0]
+        return torch.autograd.grad(F.cross_entropy(subject.model(images), labels), parameters)[0]
 
     return run
 
 
-def input_gradient(model: nn.Module, images: Tensor) -> Scoring:
-    """Run forwards and backwards to the images only, parameters constant."""
-    fixed = copy.deepcopy(model).requires_grad_(requires_grad=False)
+def input_gradient(subject: Subject) -> Scoring:
+    """Run forwards and backwards to the images only."""
 
     def run(images: Tensor, labels: Tensor) -> Tensor:
         images = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(fixed(images), labels), images)[0]
+        return torch.autograd.grad(F.cross_entropy(subject.model(images), labels), images)[0]
 
     return run
 
@@ -63,8 +78,8 @@ def input_gradient(model: nn.Module, images: Tensor) -> Scoring:
 def ours(criterion: SampleCriterion) -> Making:
     """Score all units of all channel groups with one of our criteria."""
 
-    def make(model: nn.Module, images: Tensor) -> Scoring:
-        score = criterion.per_sample(GatedModel(capture(model, images)), 0)
+    def make(subject: Subject) -> Scoring:
+        score = criterion.per_sample(subject.gated, 0)
 
         def run(images: Tensor, labels: Tensor) -> Tensor:
             return score(Batch(images=images, labels=labels, multi_label=False)).abs().sum(0)
@@ -77,14 +92,16 @@ def ours(criterion: SampleCriterion) -> Making:
 def captum_layers(kind: str) -> Making:
     """Score the outputs of all convolutions and linear layers with a layer method of captum."""
 
-    def make(model: nn.Module, images: Tensor) -> Scoring:
+    def make(subject: Subject) -> Scoring:
         from captum import attr
 
-        own = copy.deepcopy(model)
+        own = copy.deepcopy(subject.model)
         method = getattr(attr, kind)(own, contractions(own))
 
         def run(images: Tensor, labels: Tensor) -> Tensor:
-            found = method.attribute(images, target=labels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says that it sets requires_grad
+                found = method.attribute(images, target=labels)
             return torch.cat(
                 [per_channel(one if isinstance(one, Tensor) else one[0]) for one in found]
             )
@@ -97,13 +114,14 @@ def captum_layers(kind: str) -> Making:
 def zennit(kind: str) -> Making:
     """Score the outputs of all convolutions and linear layers with a composite of zennit."""
 
-    def make(model: nn.Module, images: Tensor) -> Scoring:
+    def make(subject: Subject) -> Scoring:
         from zennit import composites
         from zennit.attribution import Gradient
         from zennit.canonizers import SequentialMergeBatchNorm
 
-        own = copy.deepcopy(model)
-        pixels = {"low": images.min(), "high": images.max()} if kind.endswith("Box") else {}
+        own = copy.deepcopy(subject.model)
+        least, most = subject.images.aminmax()
+        pixels = {"low": least, "high": most} if kind.endswith("Box") else {}
         composite = getattr(composites, kind)(canonizers=[SequentialMergeBatchNorm()], **pixels)
         outputs = _kept_outputs(own)
 

@@ -91,7 +91,29 @@ def test_both_maps_of_the_loops_carry_relevance() -> None:
     assert all((values.sum(1) > 0).all() for values in found.values())
 
 
+class WritesBeside(nn.Module):
+    """Adds in place to a slice, as GhostNet does; whether anybody else reads what it wrote."""
+
+    def __init__(self, *, read: bool = False) -> None:
+        super().__init__()
+        self.stem, self.more = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1)
+        self.head, self.read = nn.Linear(6, 5), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.cat([self.more(x), self.more(x * 2)], 1)
+        z = y[:, :6]
+        z += x
+        return self.head((y[:, 3:9] if self.read else z).mean((2, 3)))
+
+
+class ReadsBeside(WritesBeside):
+    def __init__(self) -> None:
+        super().__init__(read=True)
+
+
 MODELS = [
+    pytest.param(WritesBeside, id="writes into a slice"),
     pytest.param(SqueezeExcite, id="squeeze-excite"),
     pytest.param(Concatenated, id="concatenated"),
     pytest.param(Transformer, id="transformer"),
@@ -105,7 +127,7 @@ def _captured(kind: type[nn.Module], count: int = 3) -> ep.Captured:
     return ep.capture(kind().eval(), _random(count, 3, 12, 12))
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [*MODELS, pytest.param(ReadsBeside, id="reads what was written")])
 def test_every_logit_stays_as_it_is(kind: type[nn.Module]) -> None:
     dense = _captured(kind)
     model, images = GatedModel(dense), _random(4, 3, 12, 12, seed=2)
@@ -159,23 +181,42 @@ class Bare(nn.Module):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_biases_the_units_of_each_layer_share_all_of_it(mode: str) -> None:
+def test_without_biases_a_layer_shares_all_that_each_map_starts_with(mode: str) -> None:
     dense = _captured(Bare)
     model, images = GatedModel(dense), _random(2, 3, 12, 12, seed=5)
     found = relevance_maps(model, Backtrace(mode=mode))(_batch(images, [1, 3]))  # type: ignore[arg-type]
-    logits = dense.module(images)
-    for number, label in enumerate((1, 3)):
-        start = torch.from_numpy(_start(logits[number].double(), label, mode)).sum(1)
-        sums = {n: p.sum(-1).double() for n, p in model.by_group(found[:, number]).items()}
-        for name in ("hidden", "left"):
-            expected = start if name == "hidden" else None
-            if expected is not None:
-                torch.testing.assert_close(sums[name], expected, rtol=1e-4, atol=1e-7)
-    heat = torch.zeros(0)
-    if mode == "default":
-        torch.manual_seed(0)
-        heat = _heat(Bare(), images[:1])
-        assert heat.sum().item() == pytest.approx(logits[0, 0].item(), rel=1e-4)
+    sums = model.by_group(found)["hidden"].sum(-1).double()
+    for number, (label, logits) in enumerate(zip((1, 3), dense.module(images), strict=True)):
+        start = torch.from_numpy(_start(logits.double(), label, mode)).sum(1)
+        assert (start > 0).all()
+        torch.testing.assert_close(sums[:, number], start, rtol=1e-4, atol=1e-7)
+
+
+def test_without_biases_all_relevance_arrives_at_the_pixels() -> None:
+    image = _random(1, 3, 12, 12, seed=5)
+    torch.manual_seed(0)
+    model = Bare()
+    logit = model(image)[0, 0].item()
+    assert _heat(model, image).sum().item() == pytest.approx(logit, rel=1e-4)
+
+
+class WritesNowhere(WritesBeside):
+    """The same out of place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.cat([self.more(x), self.more(x * 2)], 1)
+        return self.head((y[:, :6] + x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_operator_in_place_is_attributed_like_its_form_out_of_place(mode: str) -> None:
+    batch = _batch(_random(2, 3, 12, 12, seed=6), [1, 3])
+    found = [
+        relevance_maps(GatedModel(_captured(kind)), Backtrace(mode=mode))(batch)  # type: ignore[arg-type]
+        for kind in (WritesBeside, WritesNowhere)
+    ]
+    torch.testing.assert_close(*found)
 
 
 class Pool(nn.Module):

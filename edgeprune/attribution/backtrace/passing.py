@@ -7,6 +7,7 @@ from torch import Tensor
 
 from edgeprune.attribution.backtrace.parts import ratio, scaled_gradient
 from edgeprune.attribution.backtrace.sums import Reach, evenly, level, read
+from edgeprune.attribution.backtrace.writing import apart
 from edgeprune.attribution.propagation import Step, rescaled
 
 
@@ -15,7 +16,7 @@ def passed(step: Step) -> Any:  # noqa: ANN401 - as operators have it
     if not isinstance(step.first, Tensor):  # a number to the power of the signal
         return unsigned(step)
     with torch.no_grad():
-        value = step.run()
+        value = apart(step).run()
     return passed_on(step.first, value)
 
 
@@ -29,19 +30,19 @@ def product(step: Step, reach: Reach) -> Any:  # noqa: ANN401
     names = ("self", "other")
     shares = zip(names, evenly(*(level(step, name, reach) for name in names)), strict=True)
     given = {name: _shared(step.arguments[name], share) for name, share in shares}
-    return step.given(given).run()
+    return apart(step.given(given)).run()
 
 
 def quotient(step: Step, reach: Reach) -> Any:  # noqa: ANN401
     """Divide; what is reached above the line gets everything."""
     if level(step, "self", reach) == 0:
         return unsigned(step)
-    return step.given({"other": _shared(step.arguments["other"], 0)}).run()
+    return apart(step.given({"other": _shared(step.arguments["other"], 0)})).run()
 
 
 def unsigned(step: Step) -> Any:  # noqa: ANN401
     """R(x) = |x · ∂f/∂x · R(f) / f|: what has no rule of its own takes no sign either."""
-    step = read(step)
+    step = apart(read(step))
     return step.given({name: _without_sign(value) for name, value in step.arguments.items()}).run()
 
 

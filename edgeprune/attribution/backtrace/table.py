@@ -25,6 +25,7 @@ from edgeprune.attribution.backtrace.sums import (
     einsum,
     products,
 )
+from edgeprune.attribution.backtrace.writing import apart, writing
 from edgeprune.attribution.operators import operation
 from edgeprune.attribution.propagation import Entry, Rule, Step, Table, entry_for
 
@@ -101,12 +102,12 @@ def table(reach: Reach) -> Table:
         Entry(operators=SELECTING, rule=None, why="every value comes from one operand"),
         Entry(operators=MAX_POOLS, rule=shared_by_winners, why="to the winner, ties evenly"),
         Entry(
-            operators=frozenset({"mul"}),
+            operators=frozenset({"mul", "multiply"}),
             rule=partial(product, reach=reach),
             why="half to each of two signals, all to one that meets a constant",
         ),
         Entry(
-            operators=frozenset({"div"}),
+            operators=frozenset({"div", "divide", "true_divide"}),
             rule=partial(quotient, reach=reach),
             why="all to what is divided",
         ),
@@ -123,8 +124,8 @@ def rules(graph: fx.Graph, reach: Reach, spread: Spread, *, gated: bool) -> Rule
         gated: whether contractions before a saturating activation leave out
             what it saturates; default mode only.
     """
-    # In-place forms that are left in a graph have to write, so they keep their own gradient.
-    nodes = [n for n in graph.nodes if n.name in reach and operation(n) and not _writes(n)]
+    kept = writing(graph)  # these keep their own gradient
+    nodes = [n for n in graph.nodes if n.name in reach and operation(n) and n.name not in kept]
     entries = table(reach)
     alone: dict[str, Rule] = {}
     splits: dict[str, Split] = {}
@@ -147,7 +148,7 @@ def rules(graph: fx.Graph, reach: Reach, spread: Spread, *, gated: bool) -> Rule
 def _split(build: Build, spread: Spread, reach: Reach) -> Split:
     def split(steps: tuple[Step, ...]) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            value = steps[0].run()
+            value = apart(steps[0]).run()
         return spread(tuple(build(step, reach) for step in steps), value)
 
     return split
@@ -159,8 +160,3 @@ def _bounds(node: fx.Node) -> Bounds | None:
     if operation(node) not in FACTORS or len(users) != 1:
         return None
     return SATURATION.get(operation(users[0]))
-
-
-def _writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
