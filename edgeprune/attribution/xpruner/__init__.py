@@ -24,10 +24,10 @@ class XPruner(XPrunerSettings):
     every group learns how much it keeps, units ordered by the sum of their
     masks over classes, so that all groups together keep ``budget``. Scores are
     that sum relative to what the group is cut at, without a unit of
-    measurement: the learned cut is at 1. Ranking all units together under a
-    budget of the same share of units removes what the rates say; another
-    budget moves all groups from there, and within a group masks decide.
-    Per class: the absolute mask.
+    measurement: the learned cut is at 1, and units without effect are at 0.
+    Ranking all units together under a budget of the same share of units removes
+    what the rates say; another budget moves all groups from there. Per class:
+    the absolute mask, on average over its training; 0 for a class without images.
 
     Cost: a forward and a backward per image and epoch of both phases, without
     gradients of weights; the images stay in memory. Source: Yu and Xiang, X-Pruner:
@@ -73,7 +73,7 @@ class XPruner(XPrunerSettings):
             thresholds = learn_thresholds(
                 model, images, places, self, generator=generator, stepped=stepped
             )
-        per_unit = relative(model, scores, places.kept(thresholds))
+        per_unit = relative(model, scores, places.kept(places.on_budget(thresholds)))
         return Learned(per_unit=per_unit, per_class=masks[:classes])
 
     def _counter(

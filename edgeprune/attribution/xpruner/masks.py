@@ -44,7 +44,9 @@ def learn_masks(
     total, felt = torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool)
     for _ in range(settings.epochs):
         for batch in images.epoch(generator):
-            gates = shares(batch, classes).to(masks.dtype) @ masks
+            # In half precision a step of lr is no more than a rounding.
+            with torch.autocast(masks.device.type, enabled=False):
+                gates = shares(batch, classes).to(masks.dtype) @ masks
             loss = mean_loss(model, batch, gates)
             check_loss(loss, "masks", "lr", settings.lr)
             # Of the images' masks, not of all: a class of few images is pulled as rarely as held.

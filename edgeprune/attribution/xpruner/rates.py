@@ -64,7 +64,7 @@ class Places:
     def on_budget(self, thresholds: Tensor) -> Tensor:
         """Shift all thresholds alike, until what they keep costs as much as is allowed.
 
-        Soft gates and those of 0 and 1 do not cost quite the same.
+        Learning ends near the budget; what is missing or too much all groups bear alike.
         """
         low, high = -1.0, 1.0 - LOWEST  # keeps everything, and the best unit of each group
         for _ in range(HALVINGS):
@@ -108,7 +108,7 @@ def learn_thresholds(
     them. The loss of the network, units closed softly below their group's
     threshold, is minimised under ``share kept = budget``: by an augmented
     Lagrangian whose multiplier ascends by the excess of each step, while gates
-    harden from step to step. What is left of the excess all groups bear alike.
+    harden from step to step.
 
     Raises:
         EdgepruneError: the loss is no longer a number.
@@ -119,7 +119,7 @@ def learn_thresholds(
     batches = (b for _ in range(settings.rate_epochs) for b in images.epoch(generator))
     for step, batch in enumerate(batches, start=1):
         gates = places.soft_gates(thresholds, SOFT[0] * (SOFT[1] / SOFT[0]) ** (step / steps))
-        excess = places.price @ gates - settings.budget
+        excess = (places.price * gates).sum() - settings.budget
         loss = mean_loss(model, batch, gates[None])
         loss = loss + (multiplier + PENALTY / 2 * excess) * excess
         check_loss(loss, "rates", "rate_lr", settings.rate_lr)
@@ -130,7 +130,7 @@ def learn_thresholds(
             thresholds.copy_(places.limited(thresholds))
             multiplier += ASCENT * excess
         stepped()
-    return places.on_budget(thresholds.detach())
+    return thresholds.detach()
 
 
 def relative(model: GatedModel, scores: Tensor, kept: Tensor) -> Tensor:
