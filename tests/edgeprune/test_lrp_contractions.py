@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 import edgeprune as ep
 from edgeprune.attribution import Batch, attribute
-from edgeprune.attribution.lrp import CompositeName, Lrp, propagation
+from edgeprune.attribution.lrp import CompositeName, Epsilon, Gamma, Lrp, ZPlus, propagation
+from edgeprune.attribution.lrp.contractions import ContractionRule
 from edgeprune.attribution.lrp.folding import find_folds
+from edgeprune.attribution.lrp.operands import Contraction, Roles, find_roles
+from edgeprune.attribution.propagation import find_paths
 from edgeprune.gates import GatedModel
 
 Shares = Callable[[Tensor, Tensor], Tensor]  # contributions (out, in), bias (out,) → shares
@@ -385,3 +388,44 @@ def test_scores_under_half_precision_are_those_of_full_precision_roughly(
         half = attribute(dense, [(images, labels)], Lrp(rule=rule))
     for name, values in full.values.items():
         assert (half[name] - values).norm() <= 0.05 * values.norm(), name
+
+
+@pytest.mark.parametrize("rule", [Epsilon(), Epsilon(absolute=True), ZPlus(), Gamma()])
+def test_a_result_of_0_in_half_precision_gets_no_relevance(rule: ContractionRule) -> None:
+    x, weight = torch.zeros(1, 3, dtype=torch.half, requires_grad=True), torch.ones(2, 3).half()
+    found = rule(
+        Contraction(
+            signal=x,
+            weight=weight,
+            bias=None,
+            images=0,
+            run=lambda: F.linear(x, weight),
+            apply=F.linear,
+        )
+    )
+    assert found.dtype == torch.half
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert not (x * gradient).any()
+
+
+class Pairs(nn.Module):
+    """A product of two signals, and one whose first factor is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(4, 3)), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.matmul(self.weight, x.flatten(2))
+        return self.head(torch.matmul(x, x.mT).flatten(1))
+
+
+def test_the_signal_is_what_varies_and_a_product_of_two_signals_is_no_contraction() -> None:
+    torch.manual_seed(0)
+    model = GatedModel(_capture(Pairs(), _images()))
+    paths = find_paths(model)
+    found = {node.name: find_roles(node, paths) for node in model.module.graph.nodes}
+    assert {name: roles for name, roles in found.items() if roles is not None} == {
+        "matmul": Roles(signal="other", weight="self", bias=None),
+        "linear": Roles(signal="input", weight="weight", bias="bias"),
+    }
