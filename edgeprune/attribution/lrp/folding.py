@@ -95,16 +95,16 @@ def _fold(node: fx.Node, model: GatedModel) -> Fold | None:
     known = all(tensor is None or tensor.op == "get_attr" for tensor in tensors)
     if bound["training"] or bound["running_mean"] is None or not known:
         return None
-    if operation(source) not in CONTRACTIONS or len(source.users) > 1:
+    if len(source.users) > 1 or not _makes_channels(source, model):
         return None
-    return (
-        Fold(node=node, contraction=source, module=model.module) if _fits(source, model) else None
-    )
+    return Fold(node=node, contraction=source, module=model.module)
 
 
-def _fits(contraction: fx.Node, model: GatedModel) -> bool:
-    """Tell whether channels, dimension 1 of the result, are what the weight makes."""
+def _makes_channels(contraction: fx.Node, model: GatedModel) -> bool:
+    """Tell whether an operator's weight makes dimension 1 of its result."""
     name = operation(contraction)
+    if name not in CONTRACTIONS:
+        return False
     if name.startswith("conv"):
         return True
     shape = model.analysis.shapes[contraction.name]
