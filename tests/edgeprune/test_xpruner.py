@@ -345,6 +345,26 @@ def test_scores_are_relative_to_what_their_group_is_cut_at() -> None:
     torch.testing.assert_close(relative(model, scores, kept | True), scores / 0.5)
 
 
+def test_of_equal_scores_only_those_kept_reach_1() -> None:
+    model = GatedModel(ep.capture(OneEach(), torch.rand(2, CLASSES, 3, 3)))
+    kept = torch.tensor([True, False, True, False])
+    assert torch.equal(relative(model, torch.full((4,), 2.0), kept) >= 1, kept)
+
+
+def test_a_unit_costs_its_own_multiply_accumulates_and_those_of_its_readers() -> None:
+    model = GatedModel(captured())
+    by_units, by_macs = (model.by_group(unit_prices(model, p)) for p in ("units", "macs"))
+    own = {
+        "conv1": 9 * 100 + 20 * 9 * 25,
+        "conv2": 12 * 9 * 25 + 16 * 9 * 25,
+        "conv3": 20 * 9 * 25 + CLASSES,
+    }
+    for name, macs in own.items():
+        expected = macs / (12 * own["conv1"] + 20 * own["conv2"] + 16 * own["conv3"])
+        torch.testing.assert_close(by_macs[name], torch.full_like(by_macs[name], expected))
+        torch.testing.assert_close(by_units[name], torch.full_like(by_units[name], 1 / 48))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_half_the_network_keeps_more_than_chance_does(seed: int) -> None:
     dense = captured(seed)

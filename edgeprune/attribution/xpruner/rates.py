@@ -26,6 +26,7 @@ PENALTY: Final = 100.0  # nats per squared share outside the budget
 ASCENT: Final = 10.0  # nats per share that the multiplier gains, per share and step
 LOWEST: Final = -0.1  # a threshold at which a whole group is open
 HALVINGS: Final = 40  # of a shift between -1 and 1.1: to less than two places can differ by
+BELOW: Final = 1 - 1e-6  # the most that a removed unit scores
 ROUNDING: Final = 1e-5  # of sums of prices in float32
 
 
@@ -149,7 +150,9 @@ def _relative(own: Tensor, keep: Tensor) -> Tensor:
     if not len(alive):
         return torch.zeros_like(own)
     strongest = own.new_zeros(()) if bool(keep.all()) else own[~keep].amax()
-    return own / ((alive.amin() + strongest) / 2)
+    ratio = own / ((alive.amin() + strongest) / 2)
+    # Equal scores lie on both sides of the cut: places have decided between them.
+    return torch.where(keep & (own > 0), ratio.clamp_min(1), ratio.clamp_max(BELOW))
 
 
 def unit_prices(model: GatedModel, price: Price) -> Tensor:
