@@ -337,6 +337,15 @@ def test_learning_itself_ends_near_the_budget() -> None:
     assert abs(float(kept.float().mean()) - 0.5) < 0.06
 
 
+def test_a_budget_below_one_unit_for_each_group_leaves_each_its_best() -> None:
+    model = GatedModel(captured())
+    scores = torch.rand(48, generator=torch.Generator().manual_seed(0))
+    places = stand(model, scores, XPruner(budget=0.01))
+    kept = model.by_group(places.kept(places.on_budget(places.limited(places.together))))
+    for name, own in model.by_group(scores).items():
+        assert kept[name].nonzero().flatten().tolist() == [int(own.argmax())]
+
+
 def test_scores_are_relative_to_what_their_group_is_cut_at() -> None:
     model = GatedModel(ep.capture(OneEach(), torch.rand(2, CLASSES, 3, 3)))
     scores = torch.tensor([4.0, 1.0, 3.0, 2.0])
