@@ -9,7 +9,8 @@ from edgeprune.capture import capture
 from .families import FAMILIES, family, pictures
 
 QUICK = ("resnet", "vision_transformer")
-CRITERIA = (Magnitude(), Taylor(), Integrated(steps=3), Lrp())
+LRP = (Lrp(), Lrp(rule="gamma", attention="attnlrp"))
+CRITERIA = (Magnitude(), Taylor(), Integrated(steps=3), *LRP)
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,15 @@ def test_a_signal_is_scored_as_if_its_gate_were_constant_and_the_gate_by_its_eff
     assert scores["reduce"].max() > 0
 
 
+def test_a_unit_that_only_serves_gates_gets_the_first_order_effect_of_its_removal() -> None:
+    torch.manual_seed(0)
+    dense = ep.capture(Excite(), torch.randn(2, 3, 8, 8))
+    batch = (_images(), torch.tensor([0, 1, 2, 0]))
+    lrp = attribute(dense, [batch], Lrp(explained="evidence", epsilon=0))
+    taylor = attribute(dense, [batch], Taylor(explained="evidence"))
+    torch.testing.assert_close(lrp["reduce"], taylor["reduce"], rtol=1e-5, atol=1e-9)
+
+
 def test_nothing_of_a_gate_reaches_the_signal() -> None:
     dense = _captured(Residual)
     paths = find_paths(GatedModel(dense))

@@ -161,6 +161,7 @@ CASES: Final[dict[str, Function]] = {
     "products": lambda x, m: x[:, :, :2, :2].flatten(2).prod(2) + x[:, :, 0].cumprod(2).mean(2),
     "cumulative sum": lambda x, m: x.cumsum(1),
     "unit length": lambda x, m: F.normalize(x, dim=1) + x / x.norm(dim=1, keepdim=True),
+    "a constant over a signal": lambda x, m: x + 1 / (x.abs() + 1),
     "global response": lambda x, m: x + x * (x.norm(dim=(2, 3), keepdim=True) / (x.norm() + 1)),
     "batch statistics": lambda x, m: F.batch_norm(x, None, None, m.vector, m.vector, training=True),
     "instance norm": lambda x, m: F.instance_norm(x, weight=m.vector, bias=m.vector),

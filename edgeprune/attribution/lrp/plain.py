@@ -78,12 +78,14 @@ WITHOUT_SIGNAL: Final = frozenset(
     }
 )  # fmt: skip
 
+DIVISORS: Final = frozenset({"reciprocal", "rsqrt"})
+
 SOFTMAX: Final = frozenset({"softmax", "_softmax", "log_softmax", "logsumexp"})
 
 FALLBACK: Final = frozenset(
     {
         # infinite at 0, where a share could be measured from
-        "log", "log2", "log10", "reciprocal", "rsqrt", "logit", "acosh",
+        "log", "log2", "log10", "logit", "acosh",
         # of several signals, of no degree
         "cosine_similarity", "atan2", "logaddexp", "logaddexp2", "xlogy", "remainder", "fmod",
         "floor_divide",

@@ -13,6 +13,7 @@ from edgeprune.attribution.lrp.activations import SHIFTED, THROUGH_ZERO, chord, 
 from edgeprune.attribution.lrp.attention import constant_weights, shared_weights
 from edgeprune.attribution.lrp.normalisations import NORMALISATIONS, detached_deviation
 from edgeprune.attribution.lrp.plain import (
+    DIVISORS,
     FALLBACK,
     GATED,
     LENGTHS,
@@ -118,6 +119,7 @@ TABLE: Final[Table] = (
         rule=None,
         why="constants, numbers of positions, truth values: no signal passes",
     ),
+    Entry(operators=DIVISORS, rule=None, why="makes a divisor: nothing passes"),
     Entry(
         operators=SOFTMAX,
         rule=None,

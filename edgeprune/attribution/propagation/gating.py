@@ -28,11 +28,16 @@ WEIGHTS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("layer_norm", "group_norm", "rms_norm"), ("weight",)),
     **dict.fromkeys(("batch_norm", "instance_norm"), ("weight", "running_mean", "running_var")),
     **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), ("grid",)),
+    **dict.fromkeys(("reciprocal", "rsqrt"), ("self",)),
     "addcdiv": ("tensor2",),
     "pow": ("exponent",),
 }
 # Where weights stay weights even if nothing else depends on the image.
-ALWAYS: Final = frozenset({ATTENTION, "div", "divide", "true_divide", "floor_divide", "addcdiv"})
+ALWAYS: Final = frozenset(
+    {
+        ATTENTION, "div", "divide", "true_divide", "floor_divide", "addcdiv", "reciprocal", "rsqrt",
+    }
+)  # fmt: skip
 # The factors of a product, by name.
 FACTORS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("mul", "multiply", "matmul", "linalg_matmul", "inner"), ("self", "other")),
@@ -50,7 +55,10 @@ FACTORS: Final[Mapping[str, tuple[str, ...]]] = {
     "einsum": ("tensors",),
 }
 ELEMENTWISE: Final = frozenset({"mul", "multiply", "addcmul"})
-SQUASHING: Final = frozenset({"sigmoid", "hardsigmoid", "softmax", "_softmax"})
+# What makes a weight of a value: a share, or a divisor.
+SQUASHING: Final = frozenset(
+    {"sigmoid", "hardsigmoid", "softmax", "_softmax", "reciprocal", "rsqrt"}
+)
 # What a gate passes through between its squashing and its product: moved, joined,
 # averaged, weighed by constants or by other gates. Talking heads mix by linear layers.
 TRANSPARENT: Final = frozenset(
@@ -84,7 +92,7 @@ def dependent(nodes: Sequence[fx.Node], shapes: Mapping[str, Value]) -> set[fx.N
 
 
 def squashed(nodes: Sequence[fx.Node], varying: set[fx.Node]) -> set[fx.Node]:
-    """Return what has been through a squashing function and nothing but ``TRANSPARENT`` since."""
+    """Return what has been through a squashing operator and nothing but ``TRANSPARENT`` since."""
     found: set[fx.Node] = set()
     for node in nodes:
         sources = set(node.all_input_nodes) & varying
