@@ -25,7 +25,7 @@ from edgeprune.attribution.backtrace.sums import (
     einsum,
     products,
 )
-from edgeprune.attribution.backtrace.writing import apart, writing
+from edgeprune.attribution.backtrace.writing import apart, copied, rewritten, writing
 from edgeprune.attribution.operators import operation
 from edgeprune.attribution.propagation import Entry, Rule, Step, Table, entry_for
 
@@ -125,6 +125,7 @@ def rules(graph: fx.Graph, reach: Reach, spread: Spread, *, gated: bool) -> Rule
             what it saturates; default mode only.
     """
     kept = writing(graph)  # these keep their own gradient
+    changed = rewritten(graph, kept)
     nodes = [n for n in graph.nodes if n.name in reach and operation(n) and n.name not in kept]
     entries = table(reach)
     alone: dict[str, Rule] = {}
@@ -142,7 +143,19 @@ def rules(graph: fx.Graph, reach: Reach, spread: Spread, *, gated: bool) -> Rule
             rule = unsigned if entry is None else entry.rule
             if rule is not None:
                 alone[node.name] = rule
+        if any(source.name in changed for source in node.all_input_nodes):
+            _copy_first(node.name, alone, splits)
     return Rules(alone=alone, splits=splits)
+
+
+def _copy_first(name: str, alone: dict[str, Rule], splits: dict[str, Split]) -> None:
+    """Let the rule of a node work on copies of its operands."""
+    if name in alone:
+        rule = alone[name]
+        alone[name] = lambda step: rule(copied(step))
+    if name in splits:
+        split = splits[name]
+        splits[name] = lambda steps: split(tuple(copied(step) for step in steps))
 
 
 def _split(build: Build, spread: Spread, reach: Reach) -> Split:

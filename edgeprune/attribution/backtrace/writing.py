@@ -6,7 +6,7 @@ again, that is the same.
 
 from typing import Final
 
-from torch import fx
+from torch import Tensor, fx
 
 from edgeprune.attribution.operators import operation
 from edgeprune.attribution.propagation import Step
@@ -36,6 +36,22 @@ def writing(graph: fx.Graph) -> frozenset[str]:
             for user in value.users
         )
     )
+
+
+def rewritten(graph: fx.Graph, writers: frozenset[str]) -> frozenset[str]:
+    """Name the values whose memory the writers change."""
+    return frozenset(
+        value.name
+        for node in graph.nodes
+        if node.name in writers
+        for value in _sharing(node.all_input_nodes[0], node)
+    )
+
+
+def copied(step: Step) -> Step:
+    """Take operands as copies, so that a rule still has them when their memory has changed."""
+    found = {n: v.clone() for n, v in step.arguments.items() if isinstance(v, Tensor)}
+    return step.given(found)
 
 
 def apart(step: Step) -> Step:
