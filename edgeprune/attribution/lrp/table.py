@@ -45,7 +45,7 @@ BY_ATTENTION: Final[Mapping[Attention, Entry]] = {
         operators=frozenset({ATTENTION}),
         rule=shared_weights,
         why="even shares in both products (AttnLRP); softmax keeps its own gradient, and what "
-        "it is without one is lost",
+        "it is without one is lost: from nothing to 0.4 of the logit in families of timm",
         conserves=False,
     ),
 }
