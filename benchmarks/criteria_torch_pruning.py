@@ -124,4 +124,4 @@ def _macs(model: nn.Module, example: Tensor) -> float:
     """Count multiply-accumulates of contractions, for one image."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops() / 2)

@@ -115,14 +115,16 @@ def zennit(kind: str) -> Making:
     """Score the outputs of all convolutions and linear layers with a composite of zennit."""
 
     def make(subject: Subject) -> Scoring:
-        from zennit import composites
-        from zennit.attribution import Gradient
-        from zennit.canonizers import SequentialMergeBatchNorm
+        # Only in the extra for peers.
+        from zennit import canonizers, composites  # pyright: ignore[reportMissingImports]
+        from zennit.attribution import Gradient  # pyright: ignore[reportMissingImports]
 
         own = copy.deepcopy(subject.model)
         least, most = subject.images.aminmax()
         pixels = {"low": least, "high": most} if kind.endswith("Box") else {}
-        composite = getattr(composites, kind)(canonizers=[SequentialMergeBatchNorm()], **pixels)
+        composite = getattr(composites, kind)(
+            canonizers=[canonizers.SequentialMergeBatchNorm()], **pixels
+        )
         outputs = _kept_outputs(own)
 
         def run(images: Tensor, labels: Tensor) -> Tensor:
