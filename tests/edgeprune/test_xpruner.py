@@ -483,3 +483,16 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, float], messa
 def test_settings_are_given_as_text() -> None:
     found = find_criterion("xpruner:budget=0.3,price=macs,epochs=2")
     assert found == XPruner(budget=0.3, price="macs", epochs=2)
+
+
+def test_statistics_over_masked_units_stay_numbers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)
+    )
+    images, labels = torch.randn(24, 3, 2, 2), torch.arange(24) % 3
+    dense = ep.capture(model, images[:2])
+    scores = attribute(dense, [(images, labels)], XPruner(epochs=60, lr=0.2, sparse=4.0))
+    assert all(values.isfinite().all() for values in scores.values.values())
+    assert scores.per_class is not None
+    assert all((values >= 0).all() for values in scores.per_class.values())

@@ -26,9 +26,9 @@ def learn_masks(
     generator: torch.Generator,
     stepped: Callable[[], None],
 ) -> Tensor:
-    """Return the masks, (classes, U); with findings one row more, for images without any.
+    """Return the masks, (classes, U), none below 0.
 
-    They are the mean over all steps: those that closed first are then the least,
+    With findings there is one row more, for images without any. Masks are the mean over all steps: those that closed first are then the least,
     where the last step finds all that are nearly closed in any order. A mask that
     the loss never felt is 0: of a unit without effect, or a class without images.
 
@@ -57,6 +57,8 @@ def learn_masks(
             (of_rest,) = torch.autograd.grad(regularisation, masks)
             masks.grad = of_loss + of_rest
             optimizer.step()
+            with torch.no_grad():  # a statistic cannot be weighed by less than nothing
+                masks.clamp_(min=0)
             felt |= of_loss != 0
             total += masks.detach()
             stepped()
