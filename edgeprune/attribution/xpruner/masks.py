@@ -28,9 +28,10 @@ def learn_masks(
 ) -> Tensor:
     """Return the masks, (classes, U), none below 0.
 
-    With findings there is one row more, for images without any. Masks are the mean over all steps: those that closed first are then the least,
-    where the last step finds all that are nearly closed in any order. A mask that
-    the loss never felt is 0: of a unit without effect, or a class without images.
+    With findings there is one row more, for images without any. Masks are the
+    mean over all steps: those that closed first are then the least, where the
+    last step finds all that are nearly closed in any order. A mask that the loss
+    never felt is 0: of a unit without effect, or a class without images.
 
     What is minimised, per image: cross-entropy in nats under the mask of its
     class, ``sparse`` times the mean square of that mask, and ``smooth`` times the
