@@ -22,6 +22,7 @@ from edgeprune.gates import GatedModel
 
 SCORING_BATCH: Final = 16
 PER_CLASS: Final = 10
+OF_LOSS: Final = "taylor:explained=loss"
 Table = Literal["criteria", "samplers", "aggregations"]
 
 
@@ -70,8 +71,8 @@ def _sampled(criterion: str, sampler: Sampler) -> Row:
 
 def _summed(aggregate: Aggregate) -> Row:
     return Row(
-        name=f"taylor {aggregate}",
-        criterion="taylor",
+        name=f"{OF_LOSS} {aggregate}",
+        criterion=OF_LOSS,
         tables=("aggregations",),
         aggregate=aggregate,
         models=("resnet18",),
@@ -82,13 +83,13 @@ def _summed(aggregate: Aggregate) -> Row:
 FEW_GROUPS: Final = ("resnet18", "vgg11_bn", "convnext_atto")
 LEAVING_OUT: Final = 3e12  # multiply-accumulates: about a minute of one core
 ROWS: Final[tuple[Row, ...]] = (
-    Row(name="taylor", criterion="taylor", tables=("criteria", "samplers", "aggregations")),
+    _row("taylor"),
+    Row(name=OF_LOSS, criterion=OF_LOSS, tables=("criteria", "samplers", "aggregations")),
     _row("random"),
     _row("magnitude"),
     _row("activation"),
     Row(name="lrp", criterion="lrp", tables=("criteria", "samplers")),
     _row("ig"),
-    _row("taylor:explained=evidence"),
     _row("taylor:explained=margin"),
     _row("ig:explained=loss"),
     _row("ig:groups=single,steps=2", models=FEW_GROUPS),
@@ -103,8 +104,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("shapley:players=4,samples=2"),
     _row("xpruner"),
     _row("sensitivity", macs=LEAVING_OUT),
-    _sampled("taylor", "confidence"),
-    _sampled("taylor", "random"),
+    _sampled(OF_LOSS, "confidence"),
+    _sampled(OF_LOSS, "random"),
     _sampled("lrp", "confidence"),
     _sampled("lrp", "random"),
     _summed("signed"),

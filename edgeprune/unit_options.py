@@ -173,7 +173,7 @@ EXPLAIN_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         click.Option(
             ["--criterion"],
             metavar="NAME",
-            default="taylor:explained=evidence",
+            default="taylor",
             show_default=True,
             help="What attributes an image's decision to the unit.",
         ),

@@ -92,7 +92,7 @@ class ExplainSettings:
 
     subject: Subject
     unit: str
-    criterion: str = "taylor:explained=evidence"
+    criterion: str = "taylor"
     split: SplitName = "test"
     images: int = 500
     top: int = 8

@@ -111,7 +111,7 @@ def test_a_setting_that_no_text_can_give_is_not_offered() -> None:
 
 
 def test_only_what_differs_from_the_default_is_written() -> None:
-    assert name_of("taylor:explained=loss") == "taylor"
+    assert name_of("taylor:explained=evidence") == "taylor"
     assert name_of(Taylor()) == "taylor"
     assert name_of(" ig:groups=together,steps=8") == "ig:steps=8"
     assert name_of(Integrated(explained="loss", steps=8)) == "ig:explained=loss,steps=8"

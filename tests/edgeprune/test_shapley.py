@@ -92,7 +92,7 @@ def test_values_sum_to_what_all_units_together_make(
 
 def test_exact_values_are_the_mean_over_all_orders() -> None:
     model, batch = _model(), _batch(2)
-    players = join_units(model, Taylor().per_sample(model, 0)(batch), 2)
+    players = join_units(model, Taylor(explained="loss").per_sample(model, 0)(batch), 2)
     assert players.count == 4
     expected = torch.zeros(2, model.total)
     for order in permutations(range(4)):
