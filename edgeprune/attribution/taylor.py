@@ -18,8 +18,9 @@ class Taylor:
 
     The gate is 1, so the score is the gradient itself: the first term of what
     the target loses when the gate goes from 1 to 0. In logits (evidence, margin)
-    or nats (loss), which says little of images that the model is sure of. Cost: one forward and one backward per batch, whatever the
-    number of units and groups. Source: Molchanov et al., Importance Estimation
+    or nats (loss), which says little of images that the model is sure of. Cost:
+    one forward and one backward per batch, whatever the number of units and
+    groups. Source: Molchanov et al., Importance Estimation
     for Neural Network Pruning, CVPR 2019, equations 5 to 8 (there squared; here
     absolute values are summed over images).
     """
