@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgeprune.capture import Captured
 from edgeprune.targets import load_target
-from edgeprune_exporters import EXPORTERS, Job
+from edgeprune_exporters import EXPORTERS, Images, Job, TorchModel
 from peers.coverage_journal import Journal
 
 BATCH: Final = 2
@@ -30,10 +30,10 @@ MIB: Final = 2**20
 
 def check_exports(journal: Journal, model: Captured, images: Tensor) -> None:
     """Note how far ONNX Runtime and OpenVINO are from torch, relative, at batch 1 and 3."""
-    job = Job(model=model, target=load_target("cpu"), inputs=images, metadata={})
-    for name, exporter in EXPORTERS.items():
+    job = Job(model=TorchModel(model), target=load_target("cpu"), images=Images(parity=images))
+    for name in ("onnx", "openvino"):
         with TemporaryDirectory() as folder:
-            artifact = journal.run(name, partial(exporter.export, job, Path(folder)))
+            artifact = journal.run(name, partial(EXPORTERS[name].export, job, "fp32", Path(folder)))
         if artifact is not None:
             journal.note({name: artifact.proof.to_dict() | {"max_rel": artifact.proof.max_rel}})
 

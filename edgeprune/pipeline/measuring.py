@@ -28,8 +28,8 @@ from edgeprune_benchmarks.record import (
     read_record,
     write_record,
 )
+from edgeprune_exporters import TorchModel, exporters, read_formats
 from edgeprune_exporters import export as export_artifacts
-from edgeprune_exporters import exporters
 
 PARITY_IMAGES: Final = 4
 TIMED_IMAGES: Final = 8
@@ -76,8 +76,9 @@ def refuse_formats(context: Context, model: Captured) -> None:
         ExportError: an exporter refuses it.
     """
     known = exporters()
-    for name in _formats(context):
-        if reason := known[name].refusal(model, context.target):
+    for wanted in read_formats(_formats(context), context.target):
+        name, exporter = wanted.format, known[wanted.format]
+        if reason := exporter.refusal(TorchModel(model), context.target, wanted.precision):
             raise ExportError(f"no {name} for target '{context.target.name}': {reason}")
 
 

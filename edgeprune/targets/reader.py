@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from edgeprune.errors import UsageError
-from edgeprune.targets.target import PRECISIONS, RUNTIMES, Device, Target
+from edgeprune.targets.target import PRECISIONS, RUNTIMES, Device, Rates, Target
 
-T = TypeVar("T", Target, Device)
+T = TypeVar("T", Target, Device, Rates)
 
 ALIASES: Final[Mapping[str, str]] = {"jetson": "jetson-orin-nano"}
 KINDS: Final[Mapping[object, str]] = {
@@ -25,6 +25,7 @@ KINDS: Final[Mapping[object, str]] = {
     float: "a number",
     tuple[str, ...]: "a list of texts",
     Device: "a table",
+    Rates: "a table",
 }
 
 
@@ -89,8 +90,8 @@ def _build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def _value(value: object, hint: object, where: str, key: str) -> object:
     wanted = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-    if wanted is Device and isinstance(value, dict):
-        return _build(Device, value, f"table [{key}] of {where}")
+    if wanted in (Device, Rates) and isinstance(value, dict):
+        return _build(wanted, value, f"table [{key}] of {where}")
     if wanted == tuple[str, ...] and isinstance(value, list):
         if all(isinstance(item, str) for item in value):
             return tuple(value)

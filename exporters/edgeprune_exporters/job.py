@@ -1,27 +1,26 @@
 """What every exporter is given, and what it has to offer.
 
 Work that formats share is done once per job: the ONNX graph, from which the
-other formats are converted, and torch's own logits.
+other formats are converted, and the logits that they have to reproduce.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
+import numpy as np
 import onnx
-import torch
-from torch import Tensor
 
-from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
+from edgeprune.progress import Reporter, Silent
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
-from edgeprune_exporters.lowering import lower
-from edgeprune_exporters.parity import Batch, distance
-
-BATCH_SIZES: Final = (1, 3)
+from edgeprune_exporters.images import Images
+from edgeprune_exporters.model import Exportable
+from edgeprune_exporters.options import ExportOptions
+from edgeprune_exporters.parity import Batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,71 +30,83 @@ class Job:
     Attributes:
         model: what is exported.
         target: what it is exported for.
-        inputs: real images, preprocessed, (N, C, H, W); parity is proven on them.
+        images: to prove, to calibrate and to judge on.
+        options: what the user asks for beyond format and precision.
         metadata: texts to store in the files, such as labels and preprocessing.
+        reporter: hears how long work goes on.
     """
 
-    model: Captured
+    model: Exportable
     target: Target
-    inputs: Tensor
-    metadata: Mapping[str, str]
+    images: Images
+    options: ExportOptions = field(default_factory=ExportOptions)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    reporter: Reporter = field(default_factory=Silent)
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
-        """The model as an ONNX graph. Do not change it: it is shared."""
-        return lower(self.model, opset=self.target.opset, metadata=self.metadata)
+        """The model as an ONNX graph in float32. Do not change it: it is shared."""
+        return self.model.graph(
+            opset=self.target.opset, batch=self.options.batch, metadata=self.metadata
+        )
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size the files take, or None for any."""
+        return self.options.batch or self.model.fixed_batch
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that parity is proven at: one, three, and the target's largest."""
+        if self.fixed_batch is not None:
+            return (self.fixed_batch,)
+        return tuple(sorted({1, 3, self.target.max_batch}))
 
     @cached_property
     def batches(self) -> tuple[Batch, ...]:
-        """The images in batches of each size the model takes, with torch's logits."""
-        module = self.model.clone().module.cpu()
+        """The images in batches of each size, with the logits of the model itself."""
+        pool = np.ascontiguousarray(self.images.parity.detach().cpu().float().numpy())
         batches, start = [], 0
-        for size in BATCH_SIZES if self.model.dynamic_batch else (len(self.model.sample),):
+        for size in self.batch_sizes:
             # In turn, so that few images are repeated and many are all different.
-            chosen = torch.arange(start, start + size) % len(self.inputs)
-            images = self.inputs.detach().cpu().float()[chosen]
-            with torch.no_grad():
-                logits = module(images)
-            if not logits.isfinite().all():
-                raise ExportError("torch itself gives NaN or infinite logits for the given images")
-            batches.append(Batch(images=images.numpy(), logits=logits.numpy()))
+            images = pool[np.arange(start, start + size) % len(pool)]
+            logits = self.model.logits(images)
+            if not np.isfinite(logits).all():
+                raise ExportError(
+                    f"{self.model.reference} itself gives NaN or infinite logits for the given "
+                    "images"
+                )
+            batches.append(Batch(images=images, logits=logits))
             start += size
         return tuple(batches)
 
     @cached_property
     def rounding(self) -> float | None:
-        """How far torch's logits in float32 are from those in float64, relative to the largest.
-
-        None where the graph fixes float32 and cannot run in float64.
-        """
-        module = self.model.clone().module.cpu().double()
-        far = []
-        for batch in self.batches:
-            try:
-                with torch.no_grad():
-                    exact = module(torch.from_numpy(batch.images).double())
-            except RuntimeError:
-                return None
-            far.append(distance(batch.logits, exact.numpy())[1])
-        return max(far)
+        """How far the model's logits in float32 are from those in float64, if that is known."""
+        return self.model.rounding(self.batches)
 
     @property
     def note(self) -> str | None:
         """Say what parity cannot cover, or None."""
-        if self.model.dynamic_batch:
+        if self.fixed_batch is None:
             return None
-        return f"the batch is fixed: compared at batch {len(self.model.sample)} only"
+        return f"the batch is fixed: compared at batch {self.fixed_batch} only"
 
 
 class Exporter(Protocol):
-    """Turn a captured model into the files that one runtime loads."""
+    """Turn a model into the files that one runtime loads."""
 
-    def refusal(self, model: Captured, target: Target) -> str | None:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the ``ExportOptions`` that mean something to this format."""
+        ...
+
+    def refusal(self, model: Exportable, target: Target, precision: str) -> str | None:
         """Say why this model cannot be exported for the target, or None."""
         ...
 
-    def export(self, job: Job, folder: Path) -> Artifact:
-        """Write the files into an empty folder, and compare them with torch.
+    def export(self, job: Job, precision: str, folder: Path) -> Artifact:
+        """Write the files into an empty folder, and compare them with the model.
 
         The artifact names its files relative to ``folder``, which takes its
         final place only if the proof holds.

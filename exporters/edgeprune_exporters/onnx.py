@@ -6,13 +6,13 @@ from typing import Final
 
 import onnx
 
-from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.lowering import opset_of
-from edgeprune_exporters.parity import prove
+from edgeprune_exporters.model import Exportable
+from edgeprune_exporters.proving import prove_artifact
 from edgeprune_exporters.runtimes import load_onnxruntime, missing
 
 FILE: Final = "model.onnx"
@@ -29,18 +29,23 @@ class OnnxExporter:
 
     single_file_bytes: int = SINGLE_FILE_BYTES
 
-    def refusal(self, model: Captured, target: Target) -> str | None:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the options that mean something to this format."""
+        return frozenset({"batch", "simplify", "max_drop"})
+
+    def refusal(self, model: Exportable, target: Target, precision: str) -> str | None:
         """Say why this model cannot be exported for the target, or None.
 
         A target with TensorRT is no reason: its engine is built on the device,
         from this file.
         """
-        del model
-        if target.precision != "fp32":
-            return f"precision {target.precision} cannot be written; fp32 can"
+        del model, target
+        if precision != "fp32":
+            return f"precision {precision} cannot be written; fp32 can"
         return missing("onnxruntime", "ONNX Runtime")
 
-    def export(self, job: Job, folder: Path) -> Artifact:
+    def export(self, job: Job, precision: str, folder: Path) -> Artifact:
         """Write, check and prove the files."""
         path = folder / FILE
         files = save_graph(job.graph, path, self.single_file_bytes)
@@ -48,10 +53,10 @@ class OnnxExporter:
         return Artifact(
             format="onnx",
             runtime="onnxruntime",
-            precision="fp32",
+            precision=precision,
             files=files,
             opset=opset,
-            proof=prove(load_onnxruntime(path), job.batches, job.note),
+            proof=prove_artifact(load_onnxruntime(path), job, precision),
         )
 
 

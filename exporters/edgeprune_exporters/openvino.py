@@ -9,15 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
 from edgeprune_exporters.barriers import separate_maps
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.lowering import opset_of
+from edgeprune_exporters.model import Exportable
 from edgeprune_exporters.onnx import save_graph
-from edgeprune_exporters.parity import prove
+from edgeprune_exporters.proving import prove_artifact
 from edgeprune_exporters.runtimes import import_openvino, last_line, load_openvino, missing
 
 FILE: Final = "model.xml"
@@ -27,14 +27,19 @@ SECTION: Final = "edgeprune"
 class OpenvinoExporter:
     """Write ``model.xml`` and ``model.bin`` with float32 weights."""
 
-    def refusal(self, model: Captured, target: Target) -> str | None:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the options that mean something to this format."""
+        return frozenset({"batch", "max_drop"})
+
+    def refusal(self, model: Exportable, target: Target, precision: str) -> str | None:
         """Say why this model cannot be exported for the target, or None."""
-        del model
-        if target.precision != "fp32":
-            return f"precision {target.precision} cannot be written; fp32 can"
+        del model, target
+        if precision != "fp32":
+            return f"precision {precision} cannot be written; fp32 can"
         return missing("openvino", "OpenVINO")
 
-    def export(self, job: Job, folder: Path) -> Artifact:
+    def export(self, job: Job, precision: str, folder: Path) -> Artifact:
         """Convert and prove the files."""
         path = folder / FILE
         with TemporaryDirectory(dir=folder) as scratch:
@@ -44,10 +49,10 @@ class OpenvinoExporter:
         return Artifact(
             format="openvino",
             runtime="openvino",
-            precision="fp32",
+            precision=precision,
             files=(path.name, path.with_suffix(".bin").name),
             opset=opset_of(job.graph),
-            proof=prove(load_openvino(path), job.batches, job.note),
+            proof=prove_artifact(load_openvino(path), job, precision),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeprune import Captured, capture
 from edgeprune.targets import load_target
-from edgeprune_exporters import Artifact, Job, export
+from edgeprune_exporters import Artifact, Images, Job, TorchModel, export
 
 METADATA = {"labels": '["no finding", "Hernie & Ödem <1 cm>"]', "preprocessing": '{"size": 32}'}
 
@@ -123,4 +123,4 @@ def vit_files(vit: Captured, images: Tensor, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def job(cnn: Captured, images: Tensor) -> Job:
-    return Job(model=cnn, target=load_target("cpu"), inputs=images, metadata={})
+    return Job(model=TorchModel(cnn), target=load_target("cpu"), images=Images(parity=images))

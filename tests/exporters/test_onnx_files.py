@@ -19,7 +19,7 @@ from torch import Tensor
 from edgeprune import Captured
 from edgeprune.errors import ExportError
 from edgeprune.targets import load_target
-from edgeprune_exporters import Job, export
+from edgeprune_exporters import Images, Job, TorchModel, export
 from edgeprune_exporters.onnx import OnnxExporter, check_file, save_graph
 
 CPU = load_target("cpu")
@@ -101,8 +101,8 @@ def test_two_exports_are_equal_byte_for_byte(
 def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
     vit: Captured, images: Tensor, tmp_path: Path
 ) -> None:
-    job = Job(model=vit, target=CPU, inputs=images, metadata={})
-    artifact = OnnxExporter(single_file_bytes=100).export(job, tmp_path)
+    job = Job(model=TorchModel(vit), target=CPU, images=Images(parity=images))
+    artifact = OnnxExporter(single_file_bytes=100).export(job, "fp32", tmp_path)
     assert artifact.files == ("model.onnx", "model.onnx.data")
     assert artifact.proof.ok
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
@@ -113,7 +113,7 @@ def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
 def test_writing_beside_leaves_the_shared_graph_whole(
     vit: Captured, images: Tensor, tmp_path: Path
 ) -> None:
-    job = Job(model=vit, target=CPU, inputs=images, metadata={})
+    job = Job(model=TorchModel(vit), target=CPU, images=Images(parity=images))
     before = job.graph.SerializeToString(deterministic=True)
     save_graph(job.graph, tmp_path / "model.onnx", single_file_bytes=100)
     assert job.graph.SerializeToString(deterministic=True) == before

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgeprune.capture import capture
 from edgeprune.errors import ExportError
 from edgeprune.targets import load_target
-from edgeprune_exporters import Job, openvino
+from edgeprune_exporters import Images, Job, TorchModel, openvino
 from edgeprune_exporters.openvino import OpenvinoExporter
 from edgeprune_exporters.runtimes import import_openvino, load_openvino
 
@@ -50,7 +50,7 @@ def test_input_and_output_keep_their_names(vit_files: Any) -> None:
 
 
 def test_nothing_but_the_two_files_is_left(job: Job, tmp_path: Path) -> None:
-    OpenvinoExporter().export(job, tmp_path)
+    OpenvinoExporter().export(job, "fp32", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 
@@ -89,7 +89,9 @@ def test_a_map_over_space_is_not_folded_into_a_kernel_of_its_size(
     torch.manual_seed(0)
     images = torch.randn(3, 3, 7, 7)
     dense = capture(MapThenConvolution(), images)
-    job = Job(model=dense, target=load_target("cpu"), inputs=images, metadata={})
-    assert OpenvinoExporter().export(job, tmp_path).proof.ok
+    job = Job(model=TorchModel(dense), target=load_target("cpu"), images=Images(parity=images))
+    assert OpenvinoExporter().export(job, "fp32", tmp_path).proof.ok
     monkeypatch.setattr(openvino, "separate_maps", lambda model: None)
-    assert not OpenvinoExporter().export(job, tmp_path).proof.ok, "the barrier is not needed"
+    assert not OpenvinoExporter().export(job, "fp32", tmp_path).proof.ok, (
+        "the barrier is not needed"
+    )

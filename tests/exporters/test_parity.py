@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgeprune import capture
 from edgeprune.errors import ParityError
 from edgeprune.targets import load_target
-from edgeprune_exporters import Exporter, Job, ParityProof
+from edgeprune_exporters import Exporter, Images, Job, ParityProof, TorchModel
 from edgeprune_exporters.onnx import OnnxExporter
 from edgeprune_exporters.openvino import OpenvinoExporter
 from edgeprune_exporters.parity import Array, Batch, Runtime, prove
@@ -51,7 +51,7 @@ def test_a_planted_fault_is_caught(
     fault(faulty)
     job.__dict__["graph"] = faulty  # where the job keeps what it has computed
     with pytest.raises(ParityError, match=r"differs from torch|cannot run it at batch 3"):
-        exporter.export(job, tmp_path).proof.require("faulty")
+        exporter.export(job, "fp32", tmp_path).proof.require("faulty")
 
 
 def runtime(run: Callable[[Array], Array]) -> Runtime:
@@ -134,7 +134,9 @@ def rounding(gain: float) -> float | None:
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
     captured = capture(Amplifier(gain), images)
-    return Job(model=captured, target=load_target("cpu"), inputs=images, metadata={}).rounding
+    return Job(
+        model=TorchModel(captured), target=load_target("cpu"), images=Images(parity=images)
+    ).rounding
 
 
 def test_a_model_that_amplifies_rounding_errors_is_told_from_a_wrong_file() -> None:
@@ -157,5 +159,5 @@ def test_a_model_that_fixes_float32_has_no_float64_to_compare_with() -> None:
 
     images = torch.randn(2, 3, 8, 8)
     captured = capture(Fixed(), images)
-    job = Job(model=captured, target=load_target("cpu"), inputs=images, metadata={})
+    job = Job(model=TorchModel(captured), target=load_target("cpu"), images=Images(parity=images))
     assert job.rounding is None
