@@ -1,0 +1,145 @@
+"""TensorRT: an ONNX graph that holds the precision, and a recipe to build the engine from it.
+
+Engines are built where they run. Precision is in the graph's own types, which
+strongly typed networks (from TensorRT 10 on) follow; older versions are told by
+builder flags as well.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from edgeprune.errors import ExportError
+from edgeprune.targets import Target
+from edgeprune.targets.tensorrt_versions import Version
+from edgeprune_exporters.artifact import Artifact, Kept
+from edgeprune_exporters.half import to_half
+from edgeprune_exporters.job import Job
+from edgeprune_exporters.model import Exportable
+from edgeprune_exporters.onnx import check_file, save_graph
+from edgeprune_exporters.parity import ParityProof
+from edgeprune_exporters.proving import is_multi_label, prove_artifact
+from edgeprune_exporters.quantization import quantize_graph
+from edgeprune_exporters.runtimes import load_onnxruntime, missing
+from edgeprune_exporters.tensorrt.building import build_here
+from edgeprune_exporters.tensorrt.limits import graph_refusal, least_version
+from edgeprune_exporters.tensorrt.recipe import Golden, Recipe, write_recipe
+from edgeprune_exporters.tensorrt.settings import FILE, engine_of, version_of
+
+HALF_SCALES_OPSET: Final = 19  # the first whose Q and DQ take float16
+GPU_FACTOR: Final = 10  # in float32 GPUs have kernels, Winograd's, that are less exact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precise:
+    """A graph at the precision that was asked for."""
+
+    graph: onnx.ModelProto
+    kept: tuple[Kept, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class TensorrtExporter:
+    """Write ``model.onnx`` and the recipe; build the engine too where this is the device."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the options that mean something to this format."""
+        return frozenset({"batch", "simplify", "max_drop", "dla_core", "workspace_mb"})
+
+    def refusal(self, model: Exportable, target: Target, precision: str) -> str | None:
+        """Say why this model cannot be exported for the target, or None."""
+        del model, precision
+        if version_of(target) is None:
+            return (
+                "it names no version of TensorRT: take a target that does, or give "
+                'tensorrt = "10.3", say, in [device]'
+            )
+        return missing("onnxruntime", "ONNX Runtime")
+
+    def export(self, job: Job, precision: str, folder: Path) -> Artifact:
+        """Write, check and prove the files.
+
+        Raises:
+            UsageError: an option that the device cannot meet.
+            ExportError: TensorRT cannot read the graph, or no engine can be built here.
+            ParityError: the engine that was built here does not compute what the model does.
+        """
+        engine = engine_of(job, precision)
+        precise = _precise(job, precision)
+        least = _readable(precise.graph, job.target)
+        written = save_graph(precise.graph, folder / FILE)
+        opset = check_file(folder / FILE, job.target.opset)
+        proof = prove_artifact(load_onnxruntime(folder / FILE), job, precision)
+        recipe = Recipe(
+            target=job.target,
+            engine=engine,
+            opset=opset,
+            precision=precision,
+            least=least,
+            golden=_golden(job, proof, precision),
+        )
+        files = write_recipe(recipe, written, folder)
+        notes = [*precise.notes]
+        if proof.ok:
+            built = build_here(job.target, folder, job.reporter)
+            files, notes = (*files, *built.files), [*notes, built.note]
+        return Artifact(
+            format="tensorrt",
+            runtime="tensorrt",
+            precision=precision,
+            files=files,
+            opset=opset,
+            proof=proof,
+            kept=precise.kept,
+            notes=tuple(notes),
+        )
+
+
+def _precise(job: Job, precision: str) -> Precise:
+    """Return the graph at a precision: below opset 19 what is not quantised stays float32."""
+    if precision == "fp32":
+        return Precise(graph=job.graph)
+    if precision == "fp16":
+        return _halved(job, Precise(graph=job.graph))
+    quantized = quantize_graph(job, "tensorrt")
+    precise = Precise(graph=quantized.graph, kept=quantized.kept, notes=quantized.notes)
+    return _halved(job, precise) if job.target.opset >= HALF_SCALES_OPSET else precise
+
+
+def _halved(job: Job, precise: Precise) -> Precise:
+    half = to_half(precise.graph, [batch.images for batch in job.batches], reporter=job.reporter)
+    return Precise(graph=half.graph, kept=(*precise.kept, *half.kept), notes=precise.notes)
+
+
+def _golden(job: Job, proof: ParityProof, precision: str) -> Golden:
+    """Return the largest batch, and how near the engine has to come to the model's logits.
+
+    As near as the file came here; other kernels may turn one close call.
+    """
+    batch, measured = job.batches[-1], proof.batches[-1]
+    exact = precision == "fp32"
+    multi_label = is_multi_label(job) or batch.logits.shape[1] == 1  # one logit: by its sign
+    count = batch.logits.size if multi_label else len(batch.logits)
+    return Golden(
+        batch=batch,
+        tolerance=proof.tolerance * (GPU_FACTOR if exact else 1),
+        agreement=max(measured.agreement - 1 / count, 0.0),
+        multi_label=multi_label,
+    )
+
+
+def _readable(graph: onnx.ModelProto, target: Target) -> Version:
+    """Return the oldest version that can read the graph.
+
+    Raises:
+        ExportError: the target's cannot.
+    """
+    version = version_of(target)
+    if version is None:
+        raise ExportError(f"target '{target.name}' names no version of TensorRT")
+    if reason := graph_refusal(graph, version):
+        raise ExportError(f"no tensorrt for target '{target.name}': {reason}")
+    return least_version(graph, target.opset)
