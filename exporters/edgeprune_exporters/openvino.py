@@ -4,7 +4,6 @@ From ONNX and not from torch: OpenVINO's own path from torch lacks rules that
 torch.onnx has (antialiased interpolation), and it reports its use.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -13,19 +12,31 @@ from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
 from edgeprune_exporters.barriers import separate_maps
+from edgeprune_exporters.execution import read_execution
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.lowering import opset_of
 from edgeprune_exporters.model import Exportable
 from edgeprune_exporters.onnx import save_graph
 from edgeprune_exporters.proving import prove_artifact
-from edgeprune_exporters.runtimes import import_openvino, last_line, load_openvino, missing
+from edgeprune_exporters.quantization import Quantized, quantize_openvino
+from edgeprune_exporters.runtimes import (
+    INPUT,
+    import_openvino,
+    last_line,
+    load_openvino,
+    missing,
+)
 
 FILE: Final = "model.xml"
 SECTION: Final = "edgeprune"
 
 
 class OpenvinoExporter:
-    """Write ``model.xml`` and ``model.bin`` with float32 weights."""
+    """Write ``model.xml`` and ``model.bin``.
+
+    The weights are float32 (fp32), float16 (fp16), or int8 wherever a layer was
+    quantised (int8).
+    """
 
     @property
     def takes(self) -> frozenset[str]:
@@ -35,17 +46,19 @@ class OpenvinoExporter:
     def refusal(self, model: Exportable, target: Target, precision: str) -> str | None:
         """Say why this model cannot be exported for the target, or None."""
         del model, target
-        if precision != "fp32":
-            return f"precision {precision} cannot be written; fp32 can"
-        return missing("openvino", "OpenVINO")
+        if reason := missing("openvino", "OpenVINO"):
+            return reason
+        return missing("nncf", "NNCF, which quantises,") if precision == "int8" else None
 
     def export(self, job: Job, precision: str, folder: Path) -> Artifact:
-        """Convert and prove the files."""
+        """Convert, quantise where asked, and prove the files."""
         path = folder / FILE
         with TemporaryDirectory(dir=folder) as scratch:
             source = Path(scratch) / "model.onnx"
             save_graph(job.graph, source)
-            _convert(source, path, job.metadata)
+            model = _convert(source)
+            found = quantize_openvino(model, job) if precision == "int8" else Quantized(graph=model)
+        _save(found.graph, path, job, half=precision == "fp16")
         return Artifact(
             format="openvino",
             runtime="openvino",
@@ -53,28 +66,37 @@ class OpenvinoExporter:
             files=(path.name, path.with_suffix(".bin").name),
             opset=opset_of(job.graph),
             proof=prove_artifact(load_openvino(path), job, precision),
+            kept=found.kept,
+            notes=(*found.notes, read_execution(path).note),
         )
 
 
-def _convert(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
-    openvino = import_openvino()
+def _convert(source: Path) -> Any:  # noqa: ANN401 - OpenVINO has no types
     try:
-        model = openvino.Core().read_model(source)
+        model = import_openvino().Core().read_model(source)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot convert the ONNX graph: {last_line(error)}") from error
     separate_maps(model)
     _name_operators(model)
-    for section in list(model.rt_info.keys()):  # such as the metadata of the ONNX file
+    return model
+
+
+def _save(model: Any, path: Path, job: Job, *, half: bool) -> None:  # noqa: ANN401
+    openvino = import_openvino()
+    if job.fixed_batch is not None:
+        model.reshape({INPUT: openvino.PartialShape([job.fixed_batch, *job.model.shape])})
+    _name_operators(model)
+    for section in list(model.rt_info.keys()):  # metadata of the ONNX file, settings of NNCF
         del model.rt_info[section]
-    for key, value in sorted(metadata.items()):
+    for key, value in sorted(job.metadata.items()):
         model.set_rt_info(value, [SECTION, key])
     try:
-        openvino.save_model(model, path, compress_to_fp16=False)
+        openvino.save_model(model, path, compress_to_fp16=half)
     except RuntimeError as error:  # OpenVINO does not say why: in practice the disk is full
         raise ExportError(f"'{path.name}' cannot be written: {last_line(error)}") from error
 
 
-def _name_operators(model: Any) -> None:  # noqa: ANN401 - OpenVINO has no types
+def _name_operators(model: Any) -> None:  # noqa: ANN401
     """Number the operators that OpenVINO named itself.
 
     It counts on from whatever was converted before in the process, and two

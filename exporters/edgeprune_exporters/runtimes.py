@@ -1,12 +1,15 @@
 """The runtimes in which artifacts are checked, loaded as a device would load them."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
 
 import numpy as np
+import onnx
 
 from edgeprune.errors import ExportError
 from edgeprune_exporters.parity import Array, Runtime
@@ -29,7 +32,52 @@ def last_line(error: BaseException) -> str:
 
 
 def load_onnxruntime(path: Path) -> Runtime:
-    """Load an ONNX file on the processor."""
+    """Load an ONNX file on the processor.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load it.
+    """
+    import onnxruntime
+
+    session = _onnxruntime_session(path, path.name)
+    declared = session.get_outputs()[0].type
+    return Runtime(
+        name="onnxruntime",
+        version=onnxruntime.__version__,
+        precision="f32" if declared == "tensor(float)" else declared,
+        run=_runner(session),
+        path=path,
+    )
+
+
+def run_graph(graph: onnx.ModelProto) -> Callable[[Array], Array]:
+    """Return a function from images (N, C, H, W) to logits (N, K), in ONNX Runtime."""
+    return _runner(_onnxruntime_session(graph.SerializeToString(), "graph"))
+
+
+def load_openvino(path: Path) -> Runtime:
+    """Load an OpenVINO file on the processor, in float32 whatever it prefers.
+
+    Raises:
+        ExportError: OpenVINO cannot load it, or does not run in float32.
+    """
+    openvino = import_openvino()
+    compiled = _compile(path, path.name)
+    return Runtime(
+        name="openvino",
+        version=openvino.__version__.split("-")[0],
+        precision=compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+        run=partial(_infer, compiled),
+        path=path,
+    )
+
+
+def run_openvino(model: Any) -> Callable[[Array], Array]:  # noqa: ANN401 - OpenVINO has no types
+    """Return a function from images (N, C, H, W) to logits (N, K), in OpenVINO in float32."""
+    return partial(_infer, _compile(model, "model"))
+
+
+def _onnxruntime_session(source: Path | bytes, name: str) -> Any:  # noqa: ANN401 - it has no types
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # builds for Windows have some
@@ -37,46 +85,33 @@ def load_onnxruntime(path: Path) -> Runtime:
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 3  # errors; they come as exceptions as well
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base
-        raise ExportError(f"ONNX Runtime cannot load '{path.name}': {last_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot load '{name}': {last_line(error)}") from error
 
+
+def _runner(session: Any) -> Callable[[Array], Array]:  # noqa: ANN401
     def run(images: Array) -> Array:
         return cast(Array, session.run(None, {INPUT: images})[0])
 
-    declared = session.get_outputs()[0].type
-    return Runtime(
-        name="onnxruntime",
-        version=onnxruntime.__version__,
-        precision="f32" if declared == "tensor(float)" else declared,
-        run=run,
-    )
+    return run
 
 
-def load_openvino(path: Path) -> Runtime:
-    """Load an OpenVINO file on the processor, in float32 whatever it prefers.
-
-    Processors with bfloat16 run float32 files in bfloat16 unless told otherwise.
-    """
-    openvino = import_openvino()
+def _compile(source: Any, name: str) -> Any:  # noqa: ANN401
+    # Processors with bfloat16 run float32 files in bfloat16 unless told otherwise.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        compiled = import_openvino().Core().compile_model(source, "CPU", settings)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot load '{path.name}': {last_line(error)}") from error
+        raise ExportError(f"OpenVINO cannot load '{name}': {last_line(error)}") from error
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision != "f32":
         raise ExportError(f"OpenVINO was asked to run in f32 and runs in {precision}")
+    return compiled
 
-    def run(images: Array) -> Array:
-        return cast(Array, np.asarray(compiled([images])[0]))
 
-    return Runtime(
-        name="openvino",
-        version=openvino.__version__.split("-")[0],
-        precision=precision,
-        run=run,
-    )
+def _infer(compiled: Any, images: Array) -> Array:  # noqa: ANN401
+    return cast(Array, np.array(compiled([images])[0]))  # copied: its memory is used again
 
 
 def import_openvino() -> Any:  # noqa: ANN401 - OpenVINO has no types

@@ -1,0 +1,119 @@
+"""Post-training quantisation by NNCF, in silence.
+
+NNCF places the quantisers, measures the ranges of values on calibration images,
+smooths activations of transformers and corrects biases. What it is asked is
+decided here, in one place for every format.
+"""
+
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
+
+import numpy as np
+
+from edgeprune.errors import ExportError
+from edgeprune_exporters.images import Images
+from edgeprune_exporters.parity import Array
+from edgeprune_exporters.runtimes import INPUT, import_openvino, last_line
+
+ENOUGH: Final = 300  # images: NNCF's own default; ranges hardly move beyond
+NOISY: Final = ("nncf", "torch.utils.cpp_extension")  # the latter complains about missing CUDA
+
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How a model is quantised.
+
+    Attributes:
+        batches: calibration images (B, C, H, W), one batch size throughout.
+        attention: whether the model attends: NNCF then leaves alone what attention
+            cannot bear, and smooths activations (SmoothQuant, arXiv 2211.10438).
+        symmetric: whether 0 is in the middle of the range of every activation.
+        half_range: whether the weights of the first convolution use half the range, so
+            that sums of products fit into 16 bits on processors without VNNI.
+        fold_weights: store weights as int8, not as floats that are rounded at run time.
+        correct_biases: let biases take up the mean error that rounding makes.
+    """
+
+    batches: Sequence[Array]
+    attention: bool
+    symmetric: bool = False
+    half_range: bool = True
+    fold_weights: bool = True
+    correct_biases: bool = True
+
+
+def calibration_batches(images: Images, batch: int) -> tuple[Array, ...]:
+    """Return the calibration images in batches of one size; the last is filled up.
+
+    Raises:
+        ExportError: there are none.
+    """
+    if images.calibration is None:
+        raise ExportError("int8 needs images to calibrate on: give --data PATH")
+    pool = images.calibration[:ENOUGH].detach().cpu().float().numpy()
+    starts = range(0, len(pool), batch)
+    return tuple(np.take(pool, range(s, s + batch), axis=0, mode="wrap") for s in starts)
+
+
+def calibrate(model: Model, calibration: Calibration, keep: Collection[str] = ()) -> Model:
+    """Return a model of ONNX or OpenVINO quantised, but for the operators named in ``keep``.
+
+    Raises:
+        ExportError: NNCF cannot quantise it.
+    """
+    import_openvino()  # and so NNCF's telemetry is absent too
+    with quiet():
+        import nncf
+
+        presets = nncf.QuantizationPreset
+        images = nncf.Dataset(calibration.batches, lambda batch: {INPUT: batch})
+        try:
+            quantized = nncf.quantize(
+                model,
+                images,
+                preset=presets.PERFORMANCE if calibration.symmetric else presets.MIXED,
+                subset_size=len(calibration.batches),
+                model_type=nncf.ModelType.TRANSFORMER if calibration.attention else None,
+                ignored_scope=nncf.IgnoredScope(names=sorted(keep), validate=False),
+                advanced_parameters=_advanced(calibration),
+            )
+        except Exception as error:  # NNCF raises whatever its backend met
+            raise ExportError(f"NNCF cannot quantise the model: {last_line(error)}") from error
+    return cast(Model, quantized)
+
+
+def _advanced(calibration: Calibration) -> Any:  # noqa: ANN401 - NNCF is imported late
+    from nncf import AdvancedQuantizationParameters, OverflowFix
+
+    return AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.FIRST_LAYER if calibration.half_range else OverflowFix.DISABLE,
+        disable_bias_correction=not calibration.correct_biases,
+        backend_params={"compress_weights": calibration.fold_weights},
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep NNCF's progress bars, log and warnings off the terminal."""
+    import rich
+
+    loggers = [logging.getLogger(name) for name in NOISY]
+    levels = [logger.level for logger in loggers]
+    console = rich.get_console()  # NNCF draws on rich's own; the command line does not
+    was_quiet, console.quiet = console.quiet, True
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        console.quiet = was_quiet
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
