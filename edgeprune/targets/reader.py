@@ -1,24 +1,27 @@
 """Targets from TOML: ours by name, a user's own by path.
 
 A target file is checked whole before anything runs: a misspelt field would
-otherwise be a default that nobody asked for.
+otherwise be a default that nobody asked for. It may say ``extends = "jetson"`` and
+then holds only what differs. A table that it changes needs a source of its own,
+since that of the other file says nothing about the new figures.
 """
 
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from edgeprune.errors import UsageError
-from edgeprune.targets.target import PRECISIONS, RUNTIMES, Device, Rates, Target
+from edgeprune.targets.contradictions import contradiction, nearest
+from edgeprune.targets.target import Device, Rates, Target
 
 T = TypeVar("T", Target, Device, Rates)
 
 ALIASES: Final[Mapping[str, str]] = {"jetson": "jetson-orin-nano"}
+EXTENDS: Final = "extends"
 KINDS: Final[Mapping[object, str]] = {
     str: "a text",
     int: "a whole number",
@@ -40,47 +43,80 @@ def load_target(name_or_path: str | Path) -> Target:
     """Return a built-in target by name, or a user's own by the path of its TOML file.
 
     Raises:
-        UsageError: no such target (the nearest names are given), or a field
-            that is misspelt, missing, of the wrong type or out of range.
+        UsageError: no such target (the nearest names are given); a field that is
+            misspelt, missing, of the wrong type or out of range; or fields that
+            contradict each other.
     """
     given = str(name_or_path)
-    name = ALIASES.get(given, given)
-    if name in target_names():
-        file = resources.files("edgeprune.targets") / f"{name}.toml"
-        return _parse(file.read_text(encoding="utf-8"), name)
+    if given in target_names():
+        name = ALIASES.get(given, given)
+        return _target(_built_in(name), name)
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.is_file():
         raise UsageError(
-            f"no target '{given}'{_nearest(given, target_names())}: "
+            f"no target '{given}'{nearest(given, target_names())}: "
             f"give one of {', '.join(target_names())}, or the path of a .toml file"
         )
     try:
-        return _parse(path.read_text(encoding="utf-8"), path.stem)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"target file '{given}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"target file '{given}' is not UTF-8 text") from None
-
-
-def _parse(text: str, name: str) -> Target:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"target '{name}' is not valid TOML: {error}") from None
-    target = _build(Target, {"name": name, **table}, f"target '{name}'")
-    reason = _out_of_range(target)
-    if reason is not None:
+        raise UsageError(f"target '{path.stem}' is not valid TOML: {error}") from None
+    return _target(_extended(table, path.stem), path.stem)
+
+
+def _built_in(name: str) -> dict[str, Any]:
+    file = resources.files("edgeprune.targets") / f"{name}.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _extended(table: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a table with what it leaves to the target that it extends."""
+    if EXTENDS not in table:
+        return table
+    own = {key: value for key, value in table.items() if key != EXTENDS}
+    base = str(table[EXTENDS])
+    if base not in target_names():
+        near = nearest(base, target_names())
+        raise UsageError(
+            f"target '{name}' extends '{base}', which is no built-in target{near}: "
+            f"give one of {', '.join(target_names())}"
+        )
+    whole = _built_in(ALIASES.get(base, base))
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(whole.get(key), dict)
+        whole[key] = _merged(whole[key], value) if both else value
+    return whole
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Put a user's table over ours; its source, if it lacks one, is left out and so missed."""
+    source = own.get("source")
+    if isinstance(source, str):
+        source = f"{source}; what it leaves out: {base['source']}"
+    rest = {key: value for key, value in base.items() if key != "source"}
+    return rest | own | ({} if source is None else {"source": source})
+
+
+def _target(table: Mapping[str, Any], name: str) -> Target:
+    target = _build(Target, {"name": name, **table}, f"target '{name}'", also=(EXTENDS,))
+    if reason := contradiction(target):
         raise UsageError(f"target '{name}': {reason}")
     return target
 
 
-def _build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    hints = get_type_hints(kind)
+def _build(kind: type[T], table: Mapping[str, Any], where: str, *, also: Sequence[str] = ()) -> T:
+    """Make a dataclass of a table. also: names that could have been meant besides its fields."""
+    hints: dict[str, Any] = get_type_hints(kind)
     for key in table:
         if key not in hints:
-            raise UsageError(
-                f"{where} has a field '{key}' that no target has{_nearest(key, hints)}"
-            )
+            near = nearest(key, [*hints, *also])
+            raise UsageError(f"{where} has a field '{key}' that no target has{near}")
     for field in fields(kind):
         if field.default is MISSING and field.name not in table:
             raise UsageError(f"{where} lacks the field '{field.name}'")
@@ -90,8 +126,10 @@ def _build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def _value(value: object, hint: object, where: str, key: str) -> object:
     wanted = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-    if wanted in (Device, Rates) and isinstance(value, dict):
-        return _build(wanted, value, f"table [{key}] of {where}")
+    if wanted is Device and isinstance(value, dict):
+        return _build(Device, value, f"table [{key}] of {where}")
+    if wanted is Rates and isinstance(value, dict):
+        return _build(Rates, value, f"table [{key}] of {where}")
     if wanted == tuple[str, ...] and isinstance(value, list):
         if all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -100,22 +138,3 @@ def _value(value: object, hint: object, where: str, key: str) -> object:
     elif type(value) is wanted:  # not isinstance: true is no whole number
         return value
     raise UsageError(f"field '{key}' of {where} is {value!r}; it has to be {KINDS[wanted]}")
-
-
-def _out_of_range(target: Target) -> str | None:
-    if target.runtime not in RUNTIMES:
-        near = _nearest(target.runtime, RUNTIMES)
-        return f"runtime '{target.runtime}' is unknown{near}: give one of {', '.join(RUNTIMES)}"
-    if target.precision not in PRECISIONS:
-        return f"precision '{target.precision}' cannot be written: give {' or '.join(PRECISIONS)}"
-    if not target.formats or len(set(target.formats)) < len(target.formats):
-        return f"formats {list(target.formats)}: name at least one format, and each once"
-    for key in ("align", "opset", "threads"):
-        if getattr(target, key) < 1:
-            return f"{key} is {getattr(target, key)}; it has to be 1 or more"
-    return None
-
-
-def _nearest(given: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    near = get_close_matches(given, known, n=3)
-    return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
