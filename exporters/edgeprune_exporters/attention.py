@@ -1,19 +1,21 @@
-"""Attention of any rank as the attention of four dimensions that torch.onnx translates.
+"""Attention as the few operators that it is made of.
 
-torch takes (…, N, C); Nested Transformers attend within blocks, (B, blocks, heads,
-N, C), and code without heads has (B, N, C). Leading dimensions only repeat the
-computation, so they can be flattened into one or filled up with ones.
+torch.onnx translates attention of four dimensions alone, and transposes keys by way
+of shapes that it computes anew on every image: twenty operators in place of five,
+which no runtime knows again as attention. Written out, attention of any rank is
+translated as it stands.
 """
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgeprune.module import CapturedModule
 
 
-def four_dimensional_attention(module: CapturedModule) -> None:
-    """Let every attention of a module shape its operands, in place; values stay the same."""
+def explicit_attention(module: CapturedModule) -> None:
+    """Write out every attention of a module, in place; values change by rounding alone."""
     for node in module.graph.nodes:
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             node.target = attention
@@ -31,22 +33,21 @@ def attention(  # noqa: PLR0917 - a graph calls it in place of the operator, by 
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attend from query (…, N, C) to key (…, M, C) and value (…, M, D): (…, N, D)."""
-    lead = query.shape[:-3]
-    found = F.scaled_dot_product_attention(
-        _four(query, lead),
-        _four(key, lead),
-        _four(value, lead),
-        attn_mask if attn_mask is None or attn_mask.dim() < 4 else _four(attn_mask, lead),
-        dropout_p,
-        is_causal,
-        scale=scale,
-        enable_gqa=enable_gqa,
-    )
-    return found.reshape(*query.shape[:-1], value.shape[-1])
+    """Attend from query (…, N, C) to key (…, M, C) and value (…, M, D): (…, N, D).
 
-
-def _four(x: Tensor, lead: tuple[int, ...]) -> Tensor:
-    while x.dim() < 4:
-        x = x.unsqueeze(0)
-    return x if len(lead) < 2 else x.expand(*lead, *x.shape[-3:]).flatten(0, -4)
+    As ``torch.nn.functional.scaled_dot_product_attention`` does, without dropout.
+    """
+    del dropout_p  # the graph is of a model in evaluation mode
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+    # The query and not the scores: it has fewer elements, and float16 overflows later.
+    query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    scores = query @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ value
