@@ -21,6 +21,7 @@ from edgeprune_exporters.model import Exportable
 from edgeprune_exporters.onnx import OnnxExporter
 from edgeprune_exporters.openvino import OpenvinoExporter
 from edgeprune_exporters.options import ExportOptions
+from edgeprune_exporters.proof_document import write_proof
 from edgeprune_exporters.torch_model import TorchModel
 from edgeprune_exporters.wanted import Wanted, read_formats
 
@@ -149,6 +150,7 @@ def _write(wanted: Wanted, exporter: Exporter, job: Job, folder: Path) -> Artifa
             artifact = exporter.export(job, wanted.precision, temporary)
             if not artifact.proof.ok:
                 artifact.proof.require(wanted.format, job.rounding)
+            files = (*artifact.files, write_proof(artifact, job, temporary))
     except OSError as error:
         raise ExportError(f"'{place}' cannot be written: {error.strerror or error}") from error
-    return replace(artifact, files=tuple(f"{wanted.folder}/{file}" for file in artifact.files))
+    return replace(artifact, files=tuple(f"{wanted.folder}/{file}" for file in files))

@@ -1,4 +1,4 @@
-"""Prove that an artifact computes what torch computes.
+"""Prove that an artifact computes what the model computes.
 
 The files are loaded as a device would load them and run on real images at each
 batch size; the error is the largest difference of a logit relative to the
@@ -7,15 +7,18 @@ largest logit in absolute value. A NaN is an infinite difference.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import ParityError
+from edgeprune_exporters.calls import agreement
 
 TOLERANCE: Final = 1e-4  # relative, in float32: other kernels add in another order, no more
+DIGITS: Final = 4  # of a measured number in a document: the rest is noise
 
 Array = NDArray[np.float32]
 Logits = NDArray[np.float32] | NDArray[np.float64]
@@ -23,7 +26,7 @@ Logits = NDArray[np.float32] | NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Images (N, C, H, W) with torch's logits (N, K) for them."""
+    """Images (N, C, H, W) with the model's own logits (N, K) for them."""
 
     images: Array
     logits: Array
@@ -31,46 +34,110 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A loaded artifact: what runs it, the precision it says it runs in, and how to run it."""
+    """A loaded artifact.
+
+    Attributes:
+        name: of what runs it.
+        version: of what runs it.
+        precision: of the arithmetic, as it says itself.
+        run: logits (N, K) of images (N, C, H, W).
+        path: the file that was loaded; in it, a layer can be named that deviates.
+    """
 
     name: str
     version: str
     precision: str
     run: Callable[[Array], Array]
+    path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What ``max_rel`` may be, and where that comes from."""
+
+    tolerance: float
+    reason: str
+
+
+FLOAT32: Final = Limit(tolerance=TOLERANCE, reason="other kernels add in another order, no more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchParity:
-    """The error at one batch size: absolute, and relative to the largest logit."""
+    """The errors at one batch size.
+
+    Attributes:
+        batch: how many images ran at once.
+        max_abs: the largest difference of a logit.
+        mean_abs: the mean difference.
+        max_rel: the largest difference, relative to the largest logit.
+        agreement: share of calls that are the model's own.
+    """
 
     batch: int
     max_abs: float
+    mean_abs: float
     max_rel: float
+    agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How an artifact does on the test split, beside the model that it was made from.
+
+    Attributes:
+        images: how many there are.
+        artifact: share of right calls.
+        model: the model's own share.
+        agreement: share of calls that are the model's own.
+    """
+
+    images: int
+    artifact: float
+    model: float
+    agreement: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityProof:
-    """How far an artifact is from torch.
+    """How far an artifact is from the model that it was made from.
 
     Attributes:
-        batches: the error at each batch size.
+        batches: the errors at each batch size.
         runtime: what ran the files, with its version.
         precision: of the arithmetic, as the runtime reports it.
-        tolerance: what ``max_rel`` may be.
+        limit: what ``max_rel`` may be.
+        reference: what the logits were compared with, as ``torch``.
         note: what was not compared, and why, or None.
+        accuracy: on the test split, if there is one.
+        deviation: where a failed artifact first leaves the model's values, or None.
     """
 
     batches: tuple[BatchParity, ...]
     runtime: str
     runtime_version: str
     precision: str
-    tolerance: float = TOLERANCE
+    limit: Limit = FLOAT32
+    reference: str = "torch"
     note: str | None = field(default=None)
+    accuracy: Accuracy | None = None
+    deviation: str | None = None
 
     @property
     def max_rel(self) -> float:
         """The largest relative error over the batch sizes."""
         return max(batch.max_rel for batch in self.batches)
+
+    @property
+    def tolerance(self) -> float:
+        """What ``max_rel`` may be."""
+        return self.limit.tolerance
+
+    @property
+    def agreement(self) -> float:
+        """Share of the calls on all compared images that are the model's own."""
+        count = sum(batch.batch for batch in self.batches)
+        return sum(batch.batch * batch.agreement for batch in self.batches) / count
 
     @property
     def ok(self) -> bool:
@@ -82,64 +149,92 @@ class ParityProof:
 
         Args:
             format_name: of the files, for the message.
-            rounding: how far torch's logits in float32 are from those in
+            rounding: how far the model's logits in float32 are from those in
                 float64, in the measure of ``max_rel``, if that is known.
         """
         if not self.ok:
             worst = max(self.batches, key=lambda batch: batch.max_rel)
+            where = f"; {self.deviation}" if self.deviation else ""
             raise ParityError(
-                f"the {format_name} file differs from torch by {worst.max_rel:.1e} relative at "
-                f"batch {worst.batch} in {self.runtime} {self.runtime_version} (tolerance "
-                f"{self.tolerance:.0e}): it was not kept; {_advice(rounding, self.tolerance)}"
+                f"the {format_name} file differs from {self.reference} by {worst.max_rel:.1e} "
+                f"relative at batch {worst.batch} in {self.runtime} {self.runtime_version} "
+                f"(tolerance {self.tolerance:.0e}){where}: it was not kept; "
+                f"{self._advice(rounding)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the proof as JSON values; an infinite error is null."""
         return {
             "ok": self.ok,
-            "tolerance": self.tolerance,
+            "tolerance": rounded(self.tolerance),
+            "tolerance_reason": self.limit.reason,
+            "reference": self.reference,
             "runtime": self.runtime,
             "runtime_version": self.runtime_version,
             "precision": self.precision,
+            "images": sum(each.batch for each in self.batches),
+            "agreement": rounded(self.agreement),
             "batches": [
                 {
                     "batch": each.batch,
-                    "max_abs": each.max_abs if math.isfinite(each.max_abs) else None,
-                    "max_rel": each.max_rel if math.isfinite(each.max_rel) else None,
+                    "max_abs": rounded(each.max_abs),
+                    "mean_abs": rounded(each.mean_abs),
+                    "max_rel": rounded(each.max_rel),
+                    "agreement": rounded(each.agreement),
                 }
                 for each in self.batches
             ],
+            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "note": self.note,
         }
 
+    def _advice(self, rounding: float | None) -> str:
+        if self.limit != FLOAT32:
+            return "bound the loss with --max-drop, or write a higher precision"
+        # A runtime adds in another order: it can be as far off as the model itself is.
+        if rounding is None or rounding < self.tolerance / 10:
+            return "please report the model"
+        return (
+            f"{self.reference}'s own float32 logits are {rounding:.1e} from its float64 ones, so "
+            "the model amplifies rounding errors and the file may be right: train it, or give "
+            "its normalisations statistics of real images"
+        )
 
-def _advice(rounding: float | None, tolerance: float) -> str:
-    # A runtime adds in another order than torch: it can be as far off as torch itself is.
-    if rounding is None or rounding < tolerance / 10:
-        return "please report the model"
-    return (
-        f"torch's own float32 logits are {rounding:.1e} from its float64 ones, so the model "
-        "amplifies rounding errors and the file may be right: train it, or give its "
-        "normalisations statistics of real images"
-    )
 
+def prove(
+    runtime: Runtime,
+    batches: Sequence[Batch],
+    note: str | None = None,
+    *,
+    limit: Limit = FLOAT32,
+    reference: str = "torch",
+    multi_label: bool = False,
+) -> ParityProof:
+    """Run every batch and compare with the model's own logits.
 
-def prove(runtime: Runtime, batches: Sequence[Batch], note: str | None = None) -> ParityProof:
-    """Run every batch and compare with torch.
+    Args:
+        runtime: what runs the artifact.
+        batches: images with the logits wanted.
+        note: what cannot be compared.
+        limit: what the error may be.
+        reference: what the logits come from.
+        multi_label: whether each logit is a call of its own, by its sign.
 
     Raises:
         ParityError: a batch does not run, or gives logits of another shape.
     """
     return ParityProof(
-        batches=tuple(_compare(runtime, batch) for batch in batches),
+        batches=tuple(_compare(runtime, batch, reference, multi_label) for batch in batches),
         runtime=runtime.name,
         runtime_version=runtime.version,
         precision=runtime.precision,
+        limit=limit,
+        reference=reference,
         note=note,
     )
 
 
-def _compare(runtime: Runtime, batch: Batch) -> BatchParity:
+def _compare(runtime: Runtime, batch: Batch, reference: str, multi_label: bool) -> BatchParity:
     size = len(batch.images)
     try:
         actual = runtime.run(batch.images)
@@ -152,14 +247,29 @@ def _compare(runtime: Runtime, batch: Batch) -> BatchParity:
     if actual.shape != batch.logits.shape:
         raise ParityError(
             f"{runtime.name} {runtime.version} gives logits of shape {actual.shape} at batch "
-            f"{size}; torch gives {batch.logits.shape}"
+            f"{size}; {reference} gives {batch.logits.shape}"
         )
     max_abs, max_rel = distance(actual, batch.logits)
-    return BatchParity(batch=size, max_abs=max_abs, max_rel=max_rel)
+    return BatchParity(
+        batch=size,
+        max_abs=max_abs,
+        mean_abs=float(_difference(actual, batch.logits).mean()),
+        max_rel=max_rel,
+        agreement=agreement(actual, batch.logits, multi_label=multi_label),
+    )
 
 
 def distance(actual: Logits, wanted: Logits) -> tuple[float, float]:
-    """Return the largest difference, and the same relative to the largest wanted logit."""
+    """Return the largest difference, and the same relative to the largest wanted value."""
+    max_abs = float(_difference(actual, wanted).max(initial=0.0))
+    return max_abs, max_abs / max(float(np.abs(wanted).max(initial=0.0)), 1e-12)
+
+
+def rounded(value: float) -> float | None:
+    """Return a measured number for a document: in few digits, and null where infinite."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _difference(actual: Logits, wanted: Logits) -> NDArray[np.float64]:
     difference = np.abs(actual.astype(np.float64) - wanted)
-    max_abs = float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max())
-    return max_abs, max_abs / max(float(np.abs(wanted).max()), 1e-12)
+    return np.nan_to_num(difference, nan=np.inf, posinf=np.inf)

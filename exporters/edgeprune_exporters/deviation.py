@@ -1,0 +1,145 @@
+"""Where an artifact first leaves the values of the model it was made from.
+
+Values keep their names from the model to the file. A value that is right clears
+everything that it is computed from, a wrong one clears everything else: as
+``git bisect`` does over merges, each comparison halves what is left, and ends at
+a wrong value that is computed from right ones. One value is held at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from edgeprune_exporters.model import Exportable
+from edgeprune_exporters.parity import Array, Batch, ParityProof, distance
+from edgeprune_exporters.probes import Probe, open_probe
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A model that knows its values' names, and what made them."""
+
+    @property
+    def value_names(self) -> frozenset[str]:
+        """Names of the values that ``values`` can return."""
+        ...
+
+    def place(self, name: str, known: frozenset[str]) -> str:
+        """Name the modules that make a value out of values that are known; empty if unknown."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A model and an artifact, on the same images.
+
+    Attributes:
+        model: gives the values wanted.
+        probe: gives those to be judged.
+        images: what both run on, (N, C, H, W).
+        tolerance: how far a value may be, relative to the largest of its tensor.
+    """
+
+    model: Exportable
+    probe: Probe
+    images: Array
+    tolerance: float
+
+    def error(self, name: str) -> float | None:
+        """Return the relative error of a value; None where one side has none like it."""
+        wanted = self.model.values(self.images, [name]).get(name)
+        if wanted is None:
+            return None
+        actual = self.probe.read(self.images, name)
+        if actual is None or actual.shape != wanted.shape:
+            return None
+        return distance(actual.astype(np.float32), wanted)[1]
+
+
+def first_deviation(
+    path: Path | None, model: Exportable, batches: Sequence[Batch], proof: ParityProof
+) -> str | None:
+    """Say in words which layer of a failed artifact deviates first, or why none can be named.
+
+    Args:
+        path: the artifact; None if nobody knows where it is.
+        model: what it was made from.
+        batches: what the proof was made with.
+        proof: that failed.
+    """
+    if path is None:
+        return None
+    failed = (each.batch for each in proof.batches if each.max_rel > proof.tolerance)
+    size = next(failed)  # the smallest: values are as large as the batch
+    images = next(batch.images for batch in batches if len(batch.images) == size)
+    try:
+        comparison = Comparison(
+            model=model, probe=open_probe(path), images=images, tolerance=proof.tolerance
+        )
+        return _words(comparison, proof.max_rel)
+    except Exception as error:  # the proof has failed already: that must be told in any case
+        reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        return f"no layer can be named: {reason}"
+
+
+def _words(comparison: Comparison, at_the_end: float) -> str:
+    values, model = comparison.probe.values, comparison.model
+    known = frozenset(values)
+    if isinstance(model, Inspectable):
+        known &= model.value_names
+    *_, logits = values
+    suspects = [name for name in values if name in known and name != logits]
+    if not suspects:
+        return "no layer can be named: the file and the model have no values in common"
+    name, error = bisect(comparison, suspects, logits)
+    operator = values[name].operator
+    found = name
+    place = model.place(name, known) if isinstance(model, Inspectable) else ""
+    return (
+        f"it first deviates at '{found}' ({operator}{f', in {place}' if place else ''}): "
+        f"{at_the_end if error is None else error:.1e} relative"
+    )
+
+
+def bisect(comparison: Comparison, suspects: Sequence[str], wrong: str) -> tuple[str, float | None]:
+    """Return the first wrong value with its error, None for the one given as wrong.
+
+    Args:
+        comparison: judges a value.
+        suspects: values that can be compared.
+        wrong: a value that is known to be wrong.
+    """
+    before = ancestors(comparison.probe, suspects)
+    left, found, error = before[wrong], wrong, None
+    while left:
+        name = _middle(left, before, suspects)
+        itself = 1 << suspects.index(name)
+        measured = comparison.error(name)
+        if measured is None:
+            left &= ~itself
+        elif measured > comparison.tolerance:
+            found, error, left = name, measured, left & before[name]
+        else:
+            left &= ~(before[name] | itself)
+    return found, error
+
+
+def ancestors(probe: Probe, suspects: Sequence[str]) -> dict[str, int]:
+    """Return for each value which suspects it is computed from, as bits by their position."""
+    bits = {name: 1 << position for position, name in enumerate(suspects)}
+    before: dict[str, int] = {}
+    for name, value in probe.values.items():
+        before[name] = 0
+        for source in value.inputs:
+            before[name] |= before.get(source, 0) | bits.get(source, 0)
+    return before
+
+
+def _middle(left: int, before: dict[str, int], suspects: Sequence[str]) -> str:
+    """Return the suspect whose verdict halves what is left, whatever it is."""
+    half = left.bit_count() / 2
+    inside = [name for position, name in enumerate(suspects) if left >> position & 1]
+    return min(inside, key=lambda name: abs((before[name] & left).bit_count() + 1 - half))
