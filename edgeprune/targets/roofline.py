@@ -29,6 +29,7 @@ ASSUMPTIONS: Final = (
     "contracted channels are rounded up to whole blocks",
     "a depthwise convolution runs at the fp32 rate: it has no channels to contract in matrix units",
 )
+TF32: Final = "fp32 runs at the fp32 rate: TF32, which TensorRT may use instead, is faster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +114,13 @@ def estimate(
     assert target.rates is not None  # noqa: S101 - or there would have been a reason
     model_kernels = kernels(model, analysis or analyse(model))
     block = target.block(precision)
+    faster = precision == "fp32" and target.runtime == "tensorrt"
     return Estimate(
         target=target.name,
         precision=precision,
         batch=batch,
         layers=tuple(_layer(k, target.rates, precision, batch, block) for k in model_kernels),
+        assumptions=(*ASSUMPTIONS, TF32) if faster else ASSUMPTIONS,
     )
 
 
