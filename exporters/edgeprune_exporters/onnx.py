@@ -11,6 +11,7 @@ from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact, Kept
 from edgeprune_exporters.external_data import SINGLE_FILE_BYTES, load_graph, save_graph
+from edgeprune_exporters.half import to_half
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.model import Exportable
 from edgeprune_exporters.opsets import opset_of
@@ -101,8 +102,6 @@ def _converted(job: Job, precision: str) -> _Converted:
     if precision == "fp32":
         return _Converted(graph=job.graph)
     if precision == "fp16":
-        from edgeprune_exporters.half import to_half
-
         half = to_half(job.graph, _samples(job), reporter=job.reporter)
         converted = _Converted(graph=half.graph, kept=half.kept)
     else:

@@ -84,19 +84,22 @@ def at_opset(graph: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset > source:
         graph = _raised(graph, source, opset)
     elif opset < source:
-        graph = _lowered(graph, source, opset)
-    model = ir.from_proto(graph)
-    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
-    return ir.to_proto(model)
+        graph = _lowered(_inferred(graph), source, opset)
+    graph = _inferred(graph)
+    graph.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    return graph
 
 
 def _raised(graph: onnx.ModelProto, source: int, opset: int) -> onnx.ModelProto:
     try:
-        raised = onnx.version_converter.convert_version(graph, opset)
+        return onnx.version_converter.convert_version(graph, opset)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rpartition("failed: ")[2]
-        raise ExportError(f"opset {source} cannot be raised to {opset}: {reason}") from error
-    return _inferred(ir.from_proto(raised))
+        raise ExportError(f"opset {source} cannot be raised to {opset}: {_first(error)}") from error
+
+
+def _first(error: BaseException) -> str:
+    """Return the first line of what ONNX says, without the place in its sources."""
+    return next(iter(str(error).strip().splitlines()), "").rpartition("failed: ")[2]
 
 
 def _lowered(graph: onnx.ModelProto, source: int, opset: int) -> onnx.ModelProto:
@@ -108,11 +111,12 @@ def _lowered(graph: onnx.ModelProto, source: int, opset: int) -> onnx.ModelProto
     common.DeduplicateInitializersPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
-    return _inferred(model)
+    return ir.to_proto(model)
 
 
-def _inferred(model: ir.Model) -> onnx.ModelProto:
+def _inferred(graph: onnx.ModelProto) -> onnx.ModelProto:
     # Through onnx_ir, which sets large weights aside: protobuf ends at 2 GiB.
+    model = ir.from_proto(graph)
     return ir.to_proto(common.ShapeInferencePass(data_prop=True)(model).model)
 
 
@@ -130,9 +134,14 @@ def _inlined(graph: onnx.ModelProto, source: int, opset: int) -> onnx.ModelProto
     )
     if not unknown:
         return graph
-    functions = [("", name) for name in unknown]
-    graph = onnx.inliner.inline_selected_functions(graph, functions, inline_schema_functions=True)
-    model = ir.from_proto(graph)
+    inline = onnx.inliner.inline_selected_functions
+    try:
+        graph = inline(graph, [("", name) for name in unknown], inline_schema_functions=True)
+    except RuntimeError as error:
+        raise ExportError(
+            f"{' and '.join(unknown)} cannot be written in opset {opset}: {_first(error)}"
+        ) from error
+    model = ir.from_proto(_inferred(graph))
     tidy(model)  # the definitions compute axes and sizes, which no older form can
     return ir.to_proto(model)
 

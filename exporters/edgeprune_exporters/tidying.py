@@ -20,6 +20,7 @@ def tidy(model: ir.Model) -> None:
     """
     common.InlinePass()(model)
     for _ in range(2):  # fusing leaves constants to fold, folding leaves shapes that do nothing
+        common.ShapeInferencePass(data_prop=True)(model)  # of a fixed batch, all can be known
         optimizer.fold_constants(model)
         rewritten = RewritePass(_rules())(model).modified
         common.RemoveUnusedNodesPass()(model)
@@ -31,6 +32,9 @@ def tidy(model: ir.Model) -> None:
     common.CommonSubexpressionEliminationPass()(model)
     common.OutputFixPass()(model)  # an input or a weight cannot be the output itself
     common.NameFixPass()(model)
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:  # what was folded still has the shape it was computed in
+            value.shape = ir.Shape(value.const_value.shape)
 
 
 def _rules() -> list[RewriteRule]:

@@ -1,25 +1,38 @@
-"""Real architectures, dense and half cut, in every format."""
+"""Real architectures, dense and half cut: every format, and every opset that targets read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 from edgeprune import Budget, Captured, Scores, capture, channel_groups, cut, make_plan
+from edgeprune.recovery import recalibrate_batchnorm
 from edgeprune.targets import load_target
 from edgeprune_exporters import export
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
-    "resnet18",
-    "deit_tiny_patch16_224",
-    "vgg11",
-    "convnext_atto",
-    "mobilenetv2_100",
+    "resnet50",
+    "vgg19",
+    "vit_small_patch16_224",
+    "convnext_tiny",
+    "swin_tiny_patch4_window7_224",
+    "efficientnet_b0",
+    "mobilenetv3_large_100",
     "densenet121",
+    "regnety_004",
+    "maxvit_rmlp_pico_rw_256",
+    "coatnet_nano_rw_224",
 )
+OPSETS = (16, 17, 19)  # the target of the other test reads 20
+CPU = load_target("cpu")
 
 
 def half(dense: Captured) -> Captured:
@@ -32,13 +45,32 @@ def half(dense: Captured) -> Captured:
     return cut(dense, make_plan(dense, scores, Budget(macs=0.5), align=16))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_dense_and_half_equal_torch_in_every_format(name: str, tmp_path: Path) -> None:
+def models(name: str) -> Iterator[tuple[Captured, Tensor]]:
+    """Give the dense and the half cut model, with images."""
     torch.manual_seed(0)
-    images = torch.randn(4, 3, 224, 224)
-    dense = capture(timm.create_model(name, num_classes=10), images[:1])
+    net = timm.create_model(name, num_classes=10)
+    images = torch.randn(4, 3, *net.default_cfg["input_size"][1:])
+    dense = capture(net, images[:1])
     for model in (dense, half(dense)):
-        for target in ("cpu", "jetson"):
-            for artifact in export(model, load_target(target), tmp_path, images):
-                assert artifact.proof.max_rel < 2e-5
+        recalibrate_batchnorm(model.module, [(images, None)])
+        yield model, images
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dense_and_half_equal_torch_in_both_runtimes_at_every_batch(
+    name: str, tmp_path: Path
+) -> None:
+    for model, images in models(name):
+        for artifact in export(model, CPU, tmp_path, images, formats=["onnx", "openvino"]):
+            assert [each.batch for each in artifact.proof.batches] == [1, 3, 8]
+            assert artifact.proof.max_rel < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dense_and_half_equal_torch_at_every_opset(name: str, tmp_path: Path) -> None:
+    for model, images in models(name):
+        for opset in OPSETS:
+            target = replace(CPU, opset=opset, max_batch=3)
+            (artifact,) = export(model, target, tmp_path, images, formats=["onnx"])
+            assert artifact.opset == opset
+            assert artifact.proof.max_rel < 1e-4
