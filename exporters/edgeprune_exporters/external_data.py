@@ -34,7 +34,7 @@ def save_graph(
 
     Weights of more bytes than ``single_file_bytes`` lie in ``<name>.data`` beside it.
     """
-    weights = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    weights = sum(tensor.ByteSize() for tensor in graph.graph.initializer)
     if weights <= single_file_bytes:
         path.write_bytes(graph.SerializeToString(deterministic=True))
         return (path.name,)

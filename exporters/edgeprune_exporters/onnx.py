@@ -4,28 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx
 
 from edgeprune.errors import ExportError
 from edgeprune.targets import Target
-from edgeprune_exporters.artifact import Artifact, Kept
+from edgeprune_exporters.artifact import Artifact
+from edgeprune_exporters.converting import converted
 from edgeprune_exporters.external_data import SINGLE_FILE_BYTES, load_graph, save_graph
-from edgeprune_exporters.half import to_half
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.model import Exportable
 from edgeprune_exporters.opsets import opset_of
-from edgeprune_exporters.parity import Array
 from edgeprune_exporters.proving import prove_artifact
-from edgeprune_exporters.quantization import quantize_graph
 from edgeprune_exporters.runtimes import load_onnxruntime, missing
-from edgeprune_exporters.stamping import stamp
 
 __all__ = ["FILE", "OnnxExporter", "check_file", "save_graph"]
 
 FILE: Final = "model.onnx"
-HALF_IMAGES: Final = 16  # for the ranges of values; more find little that these do not
-HALF_BATCH: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +43,15 @@ class OnnxExporter:
         A target with TensorRT is no reason: its engine is built on the device,
         from this file.
         """
-        del model, target, precision
-        return missing("onnxruntime", "ONNX Runtime")
+        del model, target
+        absent = missing("nncf", "NNCF, which quantises,") if precision == "int8" else None
+        return absent or missing("onnxruntime", "ONNX Runtime")
 
     def export(self, job: Job, precision: str, folder: Path) -> Artifact:
         """Write, check and prove the files."""
-        converted = _converted(job, precision)
+        found = converted(job, precision, "runtime")
         path = folder / FILE
-        files = save_graph(converted.graph, path, self.single_file_bytes)
+        files = save_graph(found.graph, path, self.single_file_bytes)
         opset = check_file(path, job.target.opset)
         return Artifact(
             format="onnx",
@@ -65,8 +60,8 @@ class OnnxExporter:
             files=files,
             opset=opset,
             proof=prove_artifact(load_onnxruntime(path), job, precision),
-            kept=converted.kept,
-            notes=(*job.prepared.notes, *converted.notes),
+            kept=found.kept,
+            notes=found.notes,
         )
 
 
@@ -88,33 +83,3 @@ def check_file(path: Path, opset: int) -> int:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(f"'{path.name}' is not valid ONNX: {reason}") from error
     return written
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Converted:
-    graph: onnx.ModelProto
-    kept: tuple[Kept, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def _converted(job: Job, precision: str) -> _Converted:
-    """Return the graph at a precision, with no text in it but ours."""
-    if precision == "fp32":
-        return _Converted(graph=job.graph)
-    if precision == "fp16":
-        half = to_half(job.graph, _samples(job), reporter=job.reporter)
-        converted = _Converted(graph=half.graph, kept=half.kept)
-    else:
-        quantized = quantize_graph(job, "runtime")
-        converted = _Converted(graph=quantized.graph, kept=quantized.kept, notes=quantized.notes)
-    stamp(converted.graph, job.metadata)
-    return converted
-
-
-def _samples(job: Job) -> tuple[Array, ...]:
-    """Return the first calibration images, or those of parity, in small batches."""
-    images = job.images.parity if job.images.calibration is None else job.images.calibration
-    pool = np.ascontiguousarray(images[:HALF_IMAGES].detach().cpu().float().numpy())
-    size = job.fixed_batch or HALF_BATCH
-    places = np.arange(-(-len(pool) // size) * size) % len(pool)  # a fixed batch is filled up
-    return tuple(pool[each] for each in places.reshape(-1, size))
