@@ -1,9 +1,27 @@
-"""What logits call an image: a class, or findings."""
+"""What logits call an image, a class or findings, and how often rightly."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How an artifact does on the test split, beside the model that it was made from.
+
+    Attributes:
+        images: how many there are.
+        artifact: share of right calls.
+        model: the model's own share.
+        agreement: share of calls that are the model's own.
+    """
+
+    images: int
+    artifact: float
+    model: float
+    agreement: float
 
 
 def calls(logits: NDArray[Any], *, multi_label: bool) -> NDArray[np.int64]:

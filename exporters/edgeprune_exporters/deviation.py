@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from edgeprune_exporters.model import Exportable
-from edgeprune_exporters.parity import Array, Batch, ParityProof, distance
+from edgeprune_exporters.parity import Array, Batch, Limit, ParityProof, distance, noise
 from edgeprune_exporters.probes import Probe, open_probe
 
 
@@ -33,6 +33,14 @@ class Inspectable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Error:
+    """How far a value is, relative to the largest of its tensor, and whether that is too far."""
+
+    relative: float
+    wrong: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A model and an artifact, on the same images.
 
@@ -40,23 +48,29 @@ class Comparison:
         model: gives the values wanted.
         probe: gives those to be judged.
         images: what both run on, (N, C, H, W).
-        tolerance: how far a value may be, relative to the largest of its tensor.
+        limit: how far a value may be, as the logits.
     """
 
     model: Exportable
     probe: Probe
     images: Array
-    tolerance: float
+    limit: Limit
 
-    def error(self, name: str) -> float | None:
-        """Return the relative error of a value; None where one side has none like it."""
+    def error(self, name: str) -> Error | None:
+        """Return how far a value is; None where one side has none like it."""
         wanted = self.model.values(self.images, [name]).get(name)
         if wanted is None:
             return None
         actual = self.probe.read(self.images, name)
         if actual is None or actual.shape != wanted.shape:
             return None
-        return distance(actual.astype(np.float32), wanted)[1]
+        actual = actual.astype(np.float32)
+        relative = distance(actual, wanted)[1]
+        # Rounded coarsely, a single value can be far off in a layer that is right.
+        drowned = None if self.limit.noise is None else noise(actual, wanted)
+        if drowned is None or self.limit.noise is None:
+            return Error(relative=relative, wrong=relative > self.limit.tolerance)
+        return Error(relative=relative, wrong=drowned > self.limit.noise)
 
 
 def first_deviation(
@@ -72,17 +86,28 @@ def first_deviation(
     """
     if path is None:
         return None
-    failed = (each.batch for each in proof.batches if each.max_rel > proof.tolerance)
-    size = next(failed)  # the smallest: values are as large as the batch
-    images = next(batch.images for batch in batches if len(batch.images) == size)
+    images = _images(batches, proof)
     try:
         comparison = Comparison(
-            model=model, probe=open_probe(path), images=images, tolerance=proof.tolerance
+            model=model, probe=open_probe(path), images=images, limit=proof.limit
         )
         return _words(comparison, proof.max_rel)
     except Exception as error:  # the proof has failed already: that must be told in any case
         reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
         return f"no layer can be named: {reason}"
+
+
+def _images(batches: Sequence[Batch], proof: ParityProof) -> Array:
+    """Return the smallest batch that fails, since values are as large as the batch.
+
+    Noise shows between images only: for it, the largest batch is taken.
+    """
+    failed = [
+        batch.images
+        for batch, parity in zip(batches, proof.batches, strict=True)
+        if parity.max_rel > proof.tolerance
+    ]
+    return failed[0] if failed and proof.limit.noise is None else batches[-1].images
 
 
 def _words(comparison: Comparison, at_the_end: float) -> str:
@@ -96,10 +121,9 @@ def _words(comparison: Comparison, at_the_end: float) -> str:
         return "no layer can be named: the file and the model have no values in common"
     name, error = bisect(comparison, suspects, logits)
     operator = values[name].operator
-    found = name
     place = model.place(name, known) if isinstance(model, Inspectable) else ""
     return (
-        f"it first deviates at '{found}' ({operator}{f', in {place}' if place else ''}): "
+        f"it first deviates at '{name}' ({operator}{f', in {place}' if place else ''}): "
         f"{at_the_end if error is None else error:.1e} relative"
     )
 
@@ -120,8 +144,8 @@ def bisect(comparison: Comparison, suspects: Sequence[str], wrong: str) -> tuple
         measured = comparison.error(name)
         if measured is None:
             left &= ~itself
-        elif measured > comparison.tolerance:
-            found, error, left = name, measured, left & before[name]
+        elif measured.wrong:
+            found, error, left = name, measured.relative, left & before[name]
         else:
             left &= ~(before[name] | itself)
     return found, error

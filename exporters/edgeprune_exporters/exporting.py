@@ -22,11 +22,16 @@ from edgeprune_exporters.onnx import OnnxExporter
 from edgeprune_exporters.openvino import OpenvinoExporter
 from edgeprune_exporters.options import ExportOptions
 from edgeprune_exporters.proof_document import write_proof
+from edgeprune_exporters.tensorrt import TensorrtExporter
 from edgeprune_exporters.torch_model import TorchModel
 from edgeprune_exporters.wanted import Wanted, read_formats
 
 ENTRY_POINTS: Final = "edgeprune.exporters"
-EXPORTERS: Final[Mapping[str, Exporter]] = {"onnx": OnnxExporter(), "openvino": OpenvinoExporter()}
+EXPORTERS: Final[Mapping[str, Exporter]] = {
+    "onnx": OnnxExporter(),
+    "openvino": OpenvinoExporter(),
+    "tensorrt": TensorrtExporter(),
+}
 
 
 def export(

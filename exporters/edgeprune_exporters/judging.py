@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import ParityError
 from edgeprune.progress import Reporter
-from edgeprune_exporters.calls import agreement, share_right
+from edgeprune_exporters.calls import Accuracy, agreement, share_right
 from edgeprune_exporters.images import LabelledImages
-from edgeprune_exporters.parity import Accuracy, Array
+from edgeprune_exporters.parity import Array
 
 BATCH: Final = 32  # where any size will do
 

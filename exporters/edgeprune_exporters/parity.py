@@ -2,12 +2,14 @@
 
 The files are loaded as a device would load them and run on real images at each
 batch size; the error is the largest difference of a logit relative to the
-largest logit in absolute value. A NaN is an infinite difference.
+largest logit in absolute value. A NaN is an infinite difference. Below float32
+the errors must also stay small beside what the images make of a difference:
+logits may be nearly the same for all images, and nearly right for none.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import ParityError
-from edgeprune_exporters.calls import agreement
+from edgeprune_exporters.calls import Accuracy, agreement
 
 TOLERANCE: Final = 1e-4  # relative, in float32: other kernels add in another order, no more
 DIGITS: Final = 4  # of a measured number in a document: the rest is noise
@@ -53,10 +55,17 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What ``max_rel`` may be, and where that comes from."""
+    """How far an artifact may be.
+
+    Attributes:
+        tolerance: what ``max_rel`` may be.
+        reason: where that comes from.
+        noise: what ``noise`` may be, or None for anything.
+    """
 
     tolerance: float
     reason: str
+    noise: float | None = None
 
 
 FLOAT32: Final = Limit(tolerance=TOLERANCE, reason="other kernels add in another order, no more")
@@ -82,23 +91,6 @@ class BatchParity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """How an artifact does on the test split, beside the model that it was made from.
-
-    Attributes:
-        images: how many there are.
-        artifact: share of right calls.
-        model: the model's own share.
-        agreement: share of calls that are the model's own.
-    """
-
-    images: int
-    artifact: float
-    model: float
-    agreement: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class ParityProof:
     """How far an artifact is from the model that it was made from.
 
@@ -106,7 +98,9 @@ class ParityProof:
         batches: the errors at each batch size.
         runtime: what ran the files, with its version.
         precision: of the arithmetic, as the runtime reports it.
-        limit: what ``max_rel`` may be.
+        limit: how far it may be.
+        noise: root mean square of the errors, relative to that of what the logits
+            differ from image to image; None where all images give the same.
         reference: what the logits were compared with, as ``torch``.
         note: what was not compared, and why, or None.
         accuracy: on the test split, if there is one.
@@ -118,8 +112,9 @@ class ParityProof:
     runtime_version: str
     precision: str
     limit: Limit = FLOAT32
+    noise: float | None = None
     reference: str = "torch"
-    note: str | None = field(default=None)
+    note: str | None = None
     accuracy: Accuracy | None = None
     deviation: str | None = None
 
@@ -141,8 +136,15 @@ class ParityProof:
 
     @property
     def ok(self) -> bool:
-        """Whether every batch size is within the tolerance."""
-        return self.max_rel <= self.tolerance
+        """Whether every batch size is within the tolerance, and the noise is."""
+        return self.max_rel <= self.tolerance and not self.drowned
+
+    @property
+    def drowned(self) -> bool:
+        """Whether the errors are too large beside the differences between images."""
+        if self.noise is None or self.limit.noise is None:
+            return False
+        return self.noise > self.limit.noise
 
     def require(self, format_name: str, rounding: float | None = None) -> None:
         """Raise ParityError unless the proof holds.
@@ -155,10 +157,11 @@ class ParityProof:
         if not self.ok:
             worst = max(self.batches, key=lambda batch: batch.max_rel)
             where = f"; {self.deviation}" if self.deviation else ""
+            drowned = f", {self.noise:.1e} of what images change," if self.drowned else ""
             raise ParityError(
                 f"the {format_name} file differs from {self.reference} by {worst.max_rel:.1e} "
-                f"relative at batch {worst.batch} in {self.runtime} {self.runtime_version} "
-                f"(tolerance {self.tolerance:.0e}){where}: it was not kept; "
+                f"relative at batch {worst.batch}{drowned} in {self.runtime} "
+                f"{self.runtime_version} ({self._limits()}){where}: it was not kept; "
                 f"{self._advice(rounding)}"
             )
 
@@ -168,6 +171,8 @@ class ParityProof:
             "ok": self.ok,
             "tolerance": rounded(self.tolerance),
             "tolerance_reason": self.limit.reason,
+            "noise": None if self.noise is None else rounded(self.noise),
+            "noise_tolerance": self.limit.noise,
             "reference": self.reference,
             "runtime": self.runtime,
             "runtime_version": self.runtime_version,
@@ -187,6 +192,10 @@ class ParityProof:
             "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "note": self.note,
         }
+
+    def _limits(self) -> str:
+        drowned = f" and {self.limit.noise:.0e}" if self.drowned else ""
+        return f"tolerance {self.tolerance:.0e}{drowned}"
 
     def _advice(self, rounding: float | None) -> str:
         if self.limit != FLOAT32:
@@ -223,8 +232,11 @@ def prove(
     Raises:
         ParityError: a batch does not run, or gives logits of another shape.
     """
+    outputs = [_run(runtime, batch, reference) for batch in batches]
+    pairs = list(zip(outputs, (batch.logits for batch in batches), strict=True))
     return ParityProof(
-        batches=tuple(_compare(runtime, batch, reference, multi_label) for batch in batches),
+        batches=tuple(_parity(actual, own, multi_label) for actual, own in pairs),
+        noise=noise(np.concatenate(outputs), np.concatenate([own for _, own in pairs])),
         runtime=runtime.name,
         runtime_version=runtime.version,
         precision=runtime.precision,
@@ -234,7 +246,7 @@ def prove(
     )
 
 
-def _compare(runtime: Runtime, batch: Batch, reference: str, multi_label: bool) -> BatchParity:
+def _run(runtime: Runtime, batch: Batch, reference: str) -> Array:
     size = len(batch.images)
     try:
         actual = runtime.run(batch.images)
@@ -249,13 +261,17 @@ def _compare(runtime: Runtime, batch: Batch, reference: str, multi_label: bool) 
             f"{runtime.name} {runtime.version} gives logits of shape {actual.shape} at batch "
             f"{size}; {reference} gives {batch.logits.shape}"
         )
-    max_abs, max_rel = distance(actual, batch.logits)
+    return actual
+
+
+def _parity(actual: Array, own: Array, multi_label: bool) -> BatchParity:
+    max_abs, max_rel = distance(actual, own)
     return BatchParity(
-        batch=size,
+        batch=len(own),
         max_abs=max_abs,
-        mean_abs=float(_difference(actual, batch.logits).mean()),
+        mean_abs=float(_difference(actual, own).mean()),
         max_rel=max_rel,
-        agreement=agreement(actual, batch.logits, multi_label=multi_label),
+        agreement=agreement(actual, own, multi_label=multi_label),
     )
 
 
@@ -263,6 +279,17 @@ def distance(actual: Logits, wanted: Logits) -> tuple[float, float]:
     """Return the largest difference, and the same relative to the largest wanted value."""
     max_abs = float(_difference(actual, wanted).max(initial=0.0))
     return max_abs, max_abs / max(float(np.abs(wanted).max(initial=0.0)), 1e-12)
+
+
+def noise(actual: Logits, wanted: Logits) -> float | None:
+    """Return the errors relative to what wanted values (N, …) differ from image to image.
+
+    Both as root mean squares; None where all images give the same but for rounding.
+    """
+    spread = float(np.square(wanted - wanted.mean(0)).mean())
+    if spread <= (TOLERANCE * float(np.abs(wanted).max(initial=0.0))) ** 2:
+        return None
+    return math.sqrt(float(np.square(_difference(actual, wanted)).mean()) / spread)
 
 
 def rounded(value: float) -> float | None:

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from edgeprune_exporters.calls import Accuracy
 from edgeprune_exporters.deviation import first_deviation
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.judging import accuracy_of, predict
-from edgeprune_exporters.parity import Accuracy, ParityProof, Runtime, prove
+from edgeprune_exporters.parity import ParityProof, Runtime, prove
 from edgeprune_exporters.tolerances import limit_for
 
 
