@@ -78,10 +78,17 @@ def _elsewhere(target: Target) -> str | None:
     """Say why this machine is not the device, or None."""
     if find_spec("tensorrt") is None:
         return "TensorRT is not installed here"
-    if not torch.cuda.is_available():
+    here = compute_capability()
+    if here is None:
         return "there is no GPU here"
-    here = ".".join(map(str, torch.cuda.get_device_capability()))
     wanted = target.device.compute_capability if target.device else None
     if wanted is not None and wanted != here:
         return f"the GPU here has compute capability {here}, and the target's {wanted}"
     return None
+
+
+def compute_capability() -> str | None:
+    """Return that of the GPU of this machine, or None if there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return ".".join(map(str, torch.cuda.get_device_capability()))

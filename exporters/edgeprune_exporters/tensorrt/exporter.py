@@ -5,7 +5,6 @@ strongly typed networks (from TensorRT 10 on) follow; older versions are told by
 builder flags as well.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,31 +13,21 @@ import onnx
 from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune.targets.tensorrt_versions import Version
-from edgeprune_exporters.artifact import Artifact, Kept
-from edgeprune_exporters.half import to_half
+from edgeprune_exporters.artifact import Artifact
+from edgeprune_exporters.converting import converted
+from edgeprune_exporters.external_data import save_graph
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.model import Exportable
-from edgeprune_exporters.onnx import check_file, save_graph
+from edgeprune_exporters.onnx import check_file
 from edgeprune_exporters.parity import ParityProof
 from edgeprune_exporters.proving import is_multi_label, prove_artifact
-from edgeprune_exporters.quantization import quantize_graph
 from edgeprune_exporters.runtimes import load_onnxruntime, missing
 from edgeprune_exporters.tensorrt.building import build_here
 from edgeprune_exporters.tensorrt.limits import graph_refusal, least_version
 from edgeprune_exporters.tensorrt.recipe import Golden, Recipe, write_recipe
 from edgeprune_exporters.tensorrt.settings import FILE, engine_of, version_of
 
-HALF_SCALES_OPSET: Final = 19  # the first whose Q and DQ take float16
 GPU_FACTOR: Final = 10  # in float32 GPUs have kernels, Winograd's, that are less exact
-
-
-@dataclass(frozen=True, kw_only=True)
-class Precise:
-    """A graph at the precision that was asked for."""
-
-    graph: onnx.ModelProto
-    kept: tuple[Kept, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 class TensorrtExporter:
@@ -68,9 +57,9 @@ class TensorrtExporter:
             ParityError: the engine that was built here does not compute what the model does.
         """
         engine = engine_of(job, precision)
-        precise = _precise(job, precision)
-        least = _readable(precise.graph, job.target)
-        written = save_graph(precise.graph, folder / FILE)
+        graph = converted(job, precision, "tensorrt")
+        least = _readable(graph.graph, job.target)
+        written = save_graph(graph.graph, folder / FILE)
         opset = check_file(folder / FILE, job.target.opset)
         proof = prove_artifact(load_onnxruntime(folder / FILE), job, precision)
         recipe = Recipe(
@@ -82,7 +71,7 @@ class TensorrtExporter:
             golden=_golden(job, proof, precision),
         )
         files = write_recipe(recipe, written, folder)
-        notes = [*precise.notes]
+        notes = [*graph.notes]
         if proof.ok:
             built = build_here(job.target, folder, job.reporter)
             files, notes = (*files, *built.files), [*notes, built.note]
@@ -93,25 +82,9 @@ class TensorrtExporter:
             files=files,
             opset=opset,
             proof=proof,
-            kept=precise.kept,
+            kept=graph.kept,
             notes=tuple(notes),
         )
-
-
-def _precise(job: Job, precision: str) -> Precise:
-    """Return the graph at a precision: below opset 19 what is not quantised stays float32."""
-    if precision == "fp32":
-        return Precise(graph=job.graph)
-    if precision == "fp16":
-        return _halved(job, Precise(graph=job.graph))
-    quantized = quantize_graph(job, "tensorrt")
-    precise = Precise(graph=quantized.graph, kept=quantized.kept, notes=quantized.notes)
-    return _halved(job, precise) if job.target.opset >= HALF_SCALES_OPSET else precise
-
-
-def _halved(job: Job, precise: Precise) -> Precise:
-    half = to_half(precise.graph, [batch.images for batch in job.batches], reporter=job.reporter)
-    return Precise(graph=half.graph, kept=(*precise.kept, *half.kept), notes=precise.notes)
 
 
 def _golden(job: Job, proof: ParityProof, precision: str) -> Golden:

@@ -124,7 +124,7 @@ def recipe_document(recipe: Recipe, hashes: Mapping[str, str]) -> dict[str, Any]
 
 def runner_source() -> str:
     """Return the program that builds and checks the engine on the device."""
-    return (resources.files(__package__) / RUN).read_text(encoding="utf-8")
+    return (resources.files("edgeprune_exporters.tensorrt") / RUN).read_text(encoding="utf-8")
 
 
 def instructions(recipe: Recipe) -> str:
