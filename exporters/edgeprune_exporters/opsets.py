@@ -93,7 +93,7 @@ def at_opset(graph: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _raised(graph: onnx.ModelProto, source: int, opset: int) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(graph, opset)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"opset {source} cannot be raised to {opset}: {_first(error)}") from error
 
 
@@ -204,7 +204,7 @@ def _without_additions(node: ir.Node, schema: OpSchema) -> str | None:
     for name, attribute in list(node.attributes.items()):
         if name not in older.attributes:
             default = schema.attributes[name].default_value
-            if ir.to_proto(attribute) != default and not _is_default(attribute, default):
+            if not _is_default(attribute, default):
                 return f"its {name} is {attribute.value!r}, which older definitions lack"
             del node.attributes[name]
         elif NEW_IN.get((node.op_type, name, str(attribute.value)), 0) == schema.since_version:
@@ -215,8 +215,8 @@ def _without_additions(node: ir.Node, schema: OpSchema) -> str | None:
 
 
 def _is_default(attribute: ir.Attr, default: onnx.AttributeProto) -> bool:
-    if attribute.value == [1] * len(attribute.value if attribute.type.name == "INTS" else []):
-        return attribute.name == "dilations"  # stands for ones in as many dimensions
+    if attribute.name == "dilations":  # of no definite number, so they have no default
+        return set(attribute.as_ints()) == {1}
     if not default.name:
         return False
     wanted = onnx.helper.get_attribute_value(default)
