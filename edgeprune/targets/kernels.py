@@ -116,8 +116,7 @@ class _Fusion:
             self.made[node.name] = None
             self.origins[node.name] = frozenset({node.name})
         elif _is_view(node):
-            viewed = varying or sources
-            self.origins[node.name] = frozenset().union(*(self.origins[s] for s in viewed))
+            self.origins[node.name] = frozenset().union(*(self.origins[s] for s in sources))
         else:
             self.origins[node.name] = frozenset({node.name})
             if varying:

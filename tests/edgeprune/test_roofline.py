@@ -110,6 +110,11 @@ def test_bytes_follow_the_precision(capture_of: CaptureOf) -> None:
     assert fp32 == [2 * each for each in fp16] == [4 * each for each in int8]
 
 
+def test_weights_are_read_once_for_a_whole_batch() -> None:
+    model = net(nn.Conv2d(3, 8, 1))
+    assert bytes_of(model, "fp16", batch=5)[0] == 2 * (5 * (3 + 8) * 64 + 3 * 8 + 8)
+
+
 def test_what_follows_a_convolution_is_fused_into_it() -> None:
     model = net(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), nn.Conv2d(8, 4, 1))
     first, second, mean = kernels_of(model)
@@ -205,12 +210,14 @@ def test_channels_fill_whole_blocks(precision: str, width: int, filled: int) -> 
         (nn.ConvTranspose2d(12, 24, 3), (12, 24), False),
         (nn.ConvTranspose2d(12, 24, 3, groups=3), (4, 8), False),
         (nn.ConvTranspose2d(12, 12, 3, groups=12), (12,), True),
+        (nn.Conv2d(1, 8, 3), (1, 8), False),
     ],
 )
 def test_groups_are_contracted_by_themselves(
     layer: nn.Module, widths: tuple[int, ...], depthwise: bool
 ) -> None:
-    first, *_ = kernels_of(net(layer, channels=12))
+    channels = int(layer.in_channels)  # type: ignore[arg-type]  # every one is a convolution
+    first, *_ = kernels_of(net(layer, channels=channels))
     assert sorted(first.widths) == sorted(widths)
     assert first.depthwise is depthwise
 
