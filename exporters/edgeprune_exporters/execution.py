@@ -7,15 +7,17 @@ kernel fits. Shares are of multiply-accumulates (MACs) at batch 1.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from edgeprune.errors import ExportError
+from edgeprune_exporters.quantization.openvino_subject import openvino_layers
 from edgeprune_exporters.runtimes import INPUT, THREADS, import_openvino, last_line
 
 INTEGERS: Final = frozenset({"i8", "u8"})
+FUSED: Final = frozenset({"Add", "Multiply"})
 RENAMED: Final = "/DequantizationMultiply"  # what int8 adds to the name of a matrix product
 
 
@@ -63,42 +65,63 @@ def read_execution(path: Path) -> Execution:
         compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": THREADS})
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot load '{path.name}': {last_line(error)}") from error
-    ran = _precisions(compiled.get_runtime_model())
-    macs = {name: count for name, count in _macs(model).items() if name in ran}
-    total = max(sum(macs.values()), 1)
-    shares: Counter[str] = Counter()
-    for name, count in macs.items():
-        shares[ran[name]] += count
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    layers: Counter[str] = Counter()
+    macs: Counter[str] = Counter()
+    for ran, count in _ran(model, compiled.get_runtime_model(), precision):
+        layers[ran] += 1
+        macs[ran] += count
     return Execution(
-        precision=compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-        layers=dict(sorted(Counter(ran[name] for name in macs).items())),
-        macs={name: shares[name] / total for name in sorted(shares)},
+        precision=precision,
+        layers=dict(sorted(layers.items())),
+        macs={name: macs[name] / macs.total() for name in sorted(macs)},
     )
 
 
-def _precisions(model: Any) -> dict[str, str]:  # noqa: ANN401 - OpenVINO has no types
+def _ran(model: Any, compiled: Any, floats: str) -> Iterator[tuple[str, int]]:  # noqa: ANN401 - OpenVINO has no types
+    """Yield what each layer with MACs ran in, and how many it has."""
+    precisions = _precisions(compiled)
+    quantised = {layer.name for layer in openvino_layers(model)}
+    for operator in model.get_ordered_ops():
+        count = _macs(operator)
+        found = [precisions[name] for name in _names(operator) if name in precisions]
+        if not count or not found:
+            continue  # computed once, when the file was compiled
+        # Attention is compiled into one node: in integers if any product within it is.
+        inside = found[0] in INTEGERS and operator.get_friendly_name() not in quantised
+        yield floats if inside else found[0], count
+
+
+def _precisions(compiled: Any) -> dict[str, str]:  # noqa: ANN401
     """Return the precision that each operator of the file ended up in."""
     found = {}
-    for operator in model.get_ops():
-        info = operator.get_rt_info()
+    for node in compiled.get_ops():
+        info = node.get_rt_info()
         for name in info["originalLayersNames"].astype(str).split(","):
             found[name.removesuffix(RENAMED)] = info["runtimePrecision"].astype(str)
     return found
 
 
-def _macs(model: Any) -> dict[str, int]:  # noqa: ANN401
-    """Count the MACs of convolutions and matrix products by name, of a model of fixed shape."""
-    counts = {}
-    for operator in model.get_ops():
-        match operator.get_type_name():
-            case "Convolution":
-                each = math.prod(operator.input(1).get_shape()[1:])
-            case "GroupConvolution":
-                each = math.prod(operator.input(1).get_shape()[2:])
-            case "MatMul":
-                transposed = operator.get_attributes()["transpose_a"]
-                each = operator.input(0).get_shape()[-2 if transposed else -1]
-            case _:
-                continue
-        counts[operator.get_friendly_name()] = each * math.prod(operator.output(0).get_shape())
-    return counts
+def _names(operator: Any) -> Iterator[str]:  # noqa: ANN401
+    """Yield the names that an operator may have when compiled: its own, or that of its bias."""
+    while True:
+        yield operator.get_friendly_name()
+        readers = list(operator.output(0).get_target_inputs())
+        if len(readers) != 1 or readers[0].get_node().get_type_name() not in FUSED:
+            return
+        operator = readers[0].get_node()
+
+
+def _macs(operator: Any) -> int:  # noqa: ANN401
+    """Count the MACs of a convolution or a matrix product of fixed shape; 0 for the rest."""
+    match operator.get_type_name():
+        case "Convolution":
+            each = math.prod(operator.input(1).get_shape()[1:])
+        case "GroupConvolution":
+            each = math.prod(operator.input(1).get_shape()[2:])
+        case "MatMul":
+            transposed = operator.get_attributes()["transpose_a"]
+            each = operator.input(0).get_shape()[-2 if transposed else -1]
+        case _:
+            return 0
+    return int(each * math.prod(operator.output(0).get_shape()))

@@ -13,10 +13,10 @@ from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
 from edgeprune_exporters.barriers import separate_maps
 from edgeprune_exporters.execution import read_execution
+from edgeprune_exporters.external_data import save_graph
 from edgeprune_exporters.job import Job
-from edgeprune_exporters.lowering import opset_of
 from edgeprune_exporters.model import Exportable
-from edgeprune_exporters.onnx import save_graph
+from edgeprune_exporters.opsets import opset_of
 from edgeprune_exporters.proving import prove_artifact
 from edgeprune_exporters.quantization import Quantized, quantize_openvino
 from edgeprune_exporters.runtimes import (
@@ -67,7 +67,7 @@ class OpenvinoExporter:
             opset=opset_of(job.graph),
             proof=prove_artifact(load_openvino(path), job, precision),
             kept=found.kept,
-            notes=(*found.notes, read_execution(path).note),
+            notes=(*job.prepared.notes, *found.notes, read_execution(path).note),
         )
 
 
@@ -76,9 +76,19 @@ def _convert(source: Path) -> Any:  # noqa: ANN401 - OpenVINO has no types
         model = import_openvino().Core().read_model(source)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot convert the ONNX graph: {last_line(error)}") from error
+    _fold_constants(model)
     separate_maps(model)
     _name_operators(model)
     return model
+
+
+def _fold_constants(model: Any) -> None:  # noqa: ANN401
+    """Compute what is known: a bias that is reshaped first is none to NNCF, which corrects them."""
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
 
 
 def _save(model: Any, path: Path, job: Job, *, half: bool) -> None:  # noqa: ANN401

@@ -8,20 +8,19 @@ judged anew. Invariant: what is returned was itself judged, and holds the limit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Generic, TypeVar
 
 import numpy as np
 
 from edgeprune.errors import ExportError
-from edgeprune.progress import Advance
 from edgeprune_exporters.artifact import Kept
+from edgeprune_exporters.calls import share_right
 from edgeprune_exporters.images import LabelledImages
 from edgeprune_exporters.job import Job
+from edgeprune_exporters.judging import predict
 from edgeprune_exporters.parity import Array
-from edgeprune_exporters.quantization.accuracy import accuracy
 from edgeprune_exporters.quantization.layers import Layer
-from edgeprune_exporters.quantization.subject import Quantized, Run, Subject
+from edgeprune_exporters.quantization.subject import Quantized, Subject
 
 RANKED_ON: Final = 32  # calibration images: errors of logits are steady long before accuracies
 
@@ -38,38 +37,40 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tried(Generic[M]):
-    """A quantised graph, and the points of accuracy that it loses."""
+    """A graph quantised but for the ``count`` most sensitive layers, and the points it loses."""
 
     graph: M
+    count: int
     points: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Trial(Generic[M]):
     """One graph, quantised in part again and again, and judged on validation images."""
 
     subject: Subject[M]
     job: Job
     images: LabelledImages
-    advance: Advance
+    own: float
 
-    @cached_property
-    def reference(self) -> float:
-        """The accuracy of the model itself."""
-        return self._accuracy(self.job.model.logits)
+    def judge(self, graph: M, count: int = 0) -> Tried[M]:
+        """Measure what a graph loses that has so many layers in float."""
+        logits = predict(
+            self.subject.load(graph),
+            self.images,
+            title=f"int8 but for {count} layers: validation images",
+            batch=self.job.fixed_batch,
+            reporter=self.job.reporter,
+        )
+        points = 100 * (self.own - _right(logits, self.images))
+        return Tried(graph=graph, count=count, points=points)
 
-    def judge(self, graph: M) -> Tried[M]:
-        """Measure what a quantised graph loses."""
-        found = self._accuracy(self.subject.load(graph))
-        return Tried(graph=graph, points=100 * (self.reference - found))
-
-    def revert(self, ranked: Sequence[Ranked]) -> Tried[M]:
-        """Quantise all but these layers, and judge."""
-        self.advance(0, f"{len(ranked)} layers in float")
-        return self.judge(self.subject.quantize([each.layer.name for each in ranked]))
-
-    def _accuracy(self, run: Run) -> float:
-        return accuracy(run, self.images, self.job.fixed_batch)
+    def revert(self, ranked: Sequence[Ranked], count: int) -> Tried[M]:
+        """Quantise all but the first so many layers, and judge."""
+        keep = [each.layer.name for each in ranked[:count]]
+        with self.job.reporter.track(f"int8 but for {count} layers", None):
+            graph = self.subject.quantize(keep)
+        return self.judge(graph, count)
 
 
 def quantize_within(subject: Subject[M], job: Job) -> Quantized[M]:
@@ -79,45 +80,42 @@ def quantize_within(subject: Subject[M], job: Job) -> Quantized[M]:
         ExportError: nothing can be quantised, there are no images to judge on, or the
             drop is larger even with a single layer quantised.
     """
-    limit, images = job.options.max_drop, job.images.validation
+    limit, images, own = job.options.max_drop, job.images.validation, job.validation_logits
     if limit is not None and images is None:
         raise ExportError("--max-drop needs validation images: give --data PATH with some")
-    with job.reporter.track("int8", None) as advance:
+    with job.reporter.track("int8: ranges on calibration images", None):
         graph = subject.quantize()
-        if not subject.layers(graph):
-            raise ExportError(
-                "no layer of the model can be quantised to int8: use --precision fp16"
-            )
-        if images is None:
-            return Quantized(graph=graph)
-        trial = Trial(subject, job, images, advance)
-        whole = trial.judge(graph)
-        if limit is None or whole.points <= limit:
-            return Quantized(graph=graph, notes=(_drop(whole.points, len(images)),))
-        ranked = rank(subject, job, advance)
-        held, count = _search(trial, ranked, limit, whole.points)
-    return Quantized(
-        graph=held.graph,
-        kept=_kept(subject, held.graph, ranked[:count]),
-        notes=(
-            _drop(held.points, len(images)),
-            f"with every layer in int8 it loses {whole.points:.2f} points, more than "
-            f"--max-drop {limit:g}: the {count} most sensitive layers stay in float",
-        ),
+    if not subject.layers(graph):
+        raise ExportError("no layer of the model can be quantised to int8: use --precision fp16")
+    if images is None or own is None:
+        return Quantized(graph=graph)
+    trial = Trial(subject=subject, job=job, images=images, own=_right(own, images))
+    whole = trial.judge(graph)
+    if limit is None or whole.points <= limit:
+        return Quantized(graph=graph, notes=(_drop(whole.points, len(images)),))
+    ranked = rank(subject, job)
+    held = _search(trial, ranked, limit, whole)
+    kept = _kept(subject, held.graph, ranked[: held.count])
+    reverted = (
+        f"with every layer in int8 it loses {whole.points:.2f} points, more than --max-drop "
+        f"{limit:g}: layers that stay in float, the most sensitive ones: {len(kept)}"
     )
+    notes = (_drop(held.points, len(images)), reverted)
+    return Quantized(graph=held.graph, kept=kept, notes=notes)
 
 
-def rank(subject: Subject[M], job: Job, advance: Advance) -> tuple[Ranked, ...]:
+def rank(subject: Subject[M], job: Job) -> tuple[Ranked, ...]:
     """Return the layers with the most sensitive first; ties keep the order of the graph."""
-    draft = subject.draft()
-    layers = subject.layers(draft)
-    images = _few(job)
-    wanted = job.model.logits(images)
     ranked = []
-    for done, layer in enumerate(layers):
-        advance(done, layer.name, total=len(layers))
-        found = subject.load(subject.alone(draft, layer))(images)
-        ranked.append(Ranked(layer=layer, error=relative_rms(found, wanted)))
+    with job.reporter.track("int8: sensitivity of layers", None) as advance:
+        draft = subject.draft()
+        layers = subject.layers(draft)
+        images = _few(job)
+        wanted = job.model.logits(images)
+        for done, layer in enumerate(layers):
+            advance(done, layer.name, total=len(layers))
+            found = subject.load(subject.alone(draft, layer))(images)
+            ranked.append(Ranked(layer=layer, error=relative_rms(found, wanted)))
     return tuple(sorted(ranked, key=lambda each: -each.error))
 
 
@@ -127,29 +125,25 @@ def relative_rms(found: Array, wanted: Array) -> float:
     return float(np.sqrt(np.mean(difference**2) / max(float(np.mean(wanted**2.0)), 1e-24)))
 
 
-def _search(
-    trial: Trial[M], ranked: Sequence[Ranked], limit: float, worst: float
-) -> tuple[Tried[M], int]:
+def _search(trial: Trial[M], ranked: Sequence[Ranked], limit: float, whole: Tried[M]) -> Tried[M]:
     """Find how few of the most sensitive layers have to be reverted, at least one staying int8."""
     most = len(ranked) - 1
-    too_few, count = 0, 1
-    while (tried := trial.revert(ranked[: min(count, most)])).points > limit:
-        if count >= most:
+    too_few, held = whole.count, trial.revert(ranked, min(1, most))
+    while held.points > limit:
+        if held.count == most:
             raise ExportError(
-                f"int8 loses {worst:.2f} points of accuracy on the validation images, and still "
-                f"{tried.points:.2f} with {most} of {len(ranked)} layers in float: raise "
+                f"int8 loses {whole.points:.2f} points of accuracy on the validation images, and "
+                f"still {held.points:.2f} with {most} of {len(ranked)} layers in float: raise "
                 f"--max-drop {limit:g}, or use --precision fp16"
             )
-        too_few, count = count, 2 * count
-    held, count = tried, min(count, most)
-    while count - too_few > 1:
-        middle = (count + too_few) // 2
-        tried = trial.revert(ranked[:middle])
+        too_few, held = held.count, trial.revert(ranked, min(2 * held.count, most))
+    while held.count - too_few > 1:
+        tried = trial.revert(ranked, (held.count + too_few) // 2)
         if tried.points <= limit:
-            held, count = tried, middle
+            held = tried
         else:
-            too_few = middle
-    return held, count
+            too_few = tried.count
+    return held
 
 
 def _kept(subject: Subject[M], graph: M, reverted: Sequence[Ranked]) -> tuple[Kept, ...]:
@@ -172,6 +166,10 @@ def _few(job: Job) -> Array:
     count = job.fixed_batch or min(RANKED_ON, len(job.images.calibration))
     pool = job.images.calibration[:count].detach().cpu().float().numpy()
     return np.take(pool, range(count), axis=0, mode="wrap")
+
+
+def _right(logits: Array, images: LabelledImages) -> float:
+    return share_right(logits, images.labels, multi_label=images.labels.ndim == 2)
 
 
 def _drop(points: float, count: int) -> str:

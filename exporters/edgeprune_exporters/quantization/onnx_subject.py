@@ -8,7 +8,7 @@ from typing import Final, Literal
 import onnx
 
 from edgeprune_exporters.job import Job
-from edgeprune_exporters.lowering import opset_of
+from edgeprune_exporters.opsets import opset_of
 from edgeprune_exporters.quantization.calibrating import (
     Calibration,
     calibrate,
@@ -59,7 +59,6 @@ class OnnxSubject:
         return Calibration(
             batches=calibration_batches(self.job.images, self.job.fixed_batch or 1),
             attention=any(node.op_type in {"Softmax", "Attention"} for node in graph.graph.node),
-            symmetric=tensorrt,
             half_range=not tensorrt,
             fold_weights=not tensorrt or opset_of(graph) >= FOLDED_FROM,
         )

@@ -53,20 +53,7 @@ class OpenvinoSubject:
 
     def layers(self, graph: Any) -> tuple[Layer, ...]:  # noqa: ANN401
         """Return the layers that a quantised model computes on integers."""
-        operators = graph.get_ordered_ops()
-        nodes = [
-            Node(
-                name=operator.get_friendly_name(),
-                operator=operator.get_type_name(),
-                sources=tuple(
-                    place.get_source_output().get_node().get_friendly_name()
-                    for place in operator.inputs()
-                ),
-            )
-            for operator in operators
-        ]
-        quantisers = {node.name for node in nodes if node.operator == "FakeQuantize"}
-        return quantised_layers(nodes, quantisers)
+        return openvino_layers(graph)
 
     def alone(self, draft: Any, layer: Layer) -> Any:  # noqa: ANN401
         """Return the draft with no quantisers but one layer's."""
@@ -84,3 +71,21 @@ class OpenvinoSubject:
     def load(self, graph: Any) -> Run:  # noqa: ANN401
         """Return a function from images to logits, in OpenVINO."""
         return run_openvino(graph)
+
+
+def openvino_layers(model: Any) -> tuple[Layer, ...]:  # noqa: ANN401
+    """Return the layers that read quantised values in an OpenVINO model."""
+    operators = model.get_ordered_ops()
+    nodes = [
+        Node(
+            name=operator.get_friendly_name(),
+            operator=operator.get_type_name(),
+            sources=tuple(
+                place.get_source_output().get_node().get_friendly_name()
+                for place in operator.inputs()
+            ),
+        )
+        for operator in operators
+    ]
+    quantisers = {node.name for node in nodes if node.operator == "FakeQuantize"}
+    return quantised_layers(nodes, quantisers)
