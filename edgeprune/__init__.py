@@ -1,5 +1,6 @@
 """From a trained classifier to a smaller one, with proof of what changed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from edgeprune.verify import CutProof, verify_cut
 from edgeprune.write_back import to_module
 
 if TYPE_CHECKING:
-    from edgeprune_exporters import Artifact
+    from edgeprune_exporters import Artifact, ExportOptions, Images
 
 
 def channel_groups(dense: Captured) -> tuple[ChannelGroup, ...]:
@@ -27,25 +28,35 @@ def export(
     model: Captured,
     target: str = "cpu",
     folder: str | Path = "artifacts",
-    images: Tensor | None = None,
+    images: "Tensor | Images | None" = None,
+    *,
+    formats: Sequence[str] | None = None,
+    precision: str | None = None,
+    options: "ExportOptions | None" = None,
 ) -> "tuple[Artifact, ...]":
-    """Write every format that the target lists, each with the proof that it equals torch.
+    """Write artifacts for a target, each with the proof that it equals the model.
 
     Args:
         model: a captured model, dense or cut.
         target: a built-in name or a TOML file.
-        folder: receives one folder per format.
-        images: real images, prepared, (N, C, H, W), to prove parity on; without
-            them the sample that the model was captured with.
+        folder: receives one folder per artifact.
+        images: real images, prepared, (N, C, H, W), to prove parity on; or
+            ``edgeprune_exporters.Images`` with those to calibrate int8 and to judge
+            accuracy on; without any, the sample that the model was captured with.
+        formats: as ``onnx`` or ``openvino:int8``; None for those the target lists.
+        precision: of the formats that name none; None for the target's.
+        options: what else is asked for, as the largest drop of accuracy.
 
     Raises:
-        ExportError: a format cannot be written; ParityError: it does not equal torch.
+        UsageError: a format, a precision or an option that there is not.
+        ExportError: a format cannot be written; ParityError: it does not equal the model.
     """
-    from edgeprune.targets import load_target
+    from edgeprune.pipeline.export_settings import target_at
     from edgeprune_exporters import export as write
 
-    chosen = load_target(target)
-    return write(model, chosen, folder, model.sample if images is None else images)
+    chosen = target_at(target, precision)
+    given = model.sample if images is None else images
+    return write(model, chosen, folder, given, formats=formats, options=options)
 
 
 __all__ = [

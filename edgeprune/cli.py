@@ -5,6 +5,7 @@ how it is shown. Progress goes to stderr, results to stdout.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,14 @@ from rich.markup import escape
 from edgeprune.console import RichReporter, print_results
 from edgeprune.criteria_help import criteria_help
 from edgeprune.errors import EdgepruneError
+from edgeprune.export_options import (
+    EXPORT_EXAMPLES,
+    EXPORT_OPTIONS,
+    ExportCommand,
+    export_settings,
+)
 from edgeprune.options import COMPRESS_OPTIONS, CompressCommand, settings_of
+from edgeprune.target_listing import targets_help
 from edgeprune.unit_options import (
     BUNDLE_OR_MODEL,
     EXPLAIN_EXAMPLES,
@@ -68,6 +76,8 @@ Examples:
       a network of your own, for grey images
   edgeprune inspect edgeprune-out --groups 'layer4.*'
       what is left in a bundle that compress wrote
+  edgeprune inspect resnet50 --target jetson --precision int8
+      how long it may take on a device: an estimate, layer by layer
 """
 
 
@@ -132,6 +142,10 @@ def compress(context: click.Context, /, **_options: object) -> None:
     "--kind", "kinds", multiple=True, metavar="NAME", help="List only groups of this kind."
 )
 @click.option("--groups", metavar="PATTERN", help="List only groups with such names.")
+@click.option(
+    "--target", metavar="NAME|FILE", help="Estimate the latency on this device, layer by layer."
+)
+@click.option("--precision", metavar="NAME", help="Of that estimate.  [default: the target's]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def inspect(context: click.Context, /, **_options: object) -> None:
@@ -218,6 +232,33 @@ def explain(context: click.Context, /, **_options: object) -> None:
         click.echo("\n".join(explanation_lines(found, out)))
 
 
+@cli.command(cls=ExportCommand, params=parameters(EXPORT_OPTIONS, MODEL), epilog=EXPORT_EXAMPLES)
+@click.pass_context
+def export(context: click.Context, /, **_options: object) -> None:
+    """Write artifacts of MODEL for a device, each proven.
+
+    MODEL is the folder of a bundle that compress wrote (its slim model is meant)
+    or of a stored model; an .onnx file; or a timm name or the function that
+    builds your own network, with --weights.
+
+    Every artifact is run on real images and compared with the model it was made
+    from; its folder holds the proof. One that fails is not kept, and the first
+    layer that deviates is named. A recipe for TensorRT is built and proven on
+    the device by its own run.py.
+    """
+    settings = export_settings(context.params)
+    with _one_line_on_interrupt("interrupted: nothing was written"):
+        from edgeprune.export_listing import export_lines
+        from edgeprune.pipeline import export_model
+
+        reporter = RichReporter(Console(stderr=True))
+        results = export_model(settings, context.params["out"], reporter=reporter)
+    if context.params["as_json"]:
+        click.echo(json.dumps(results.document, indent=1))
+    else:
+        click.echo("\n".join(export_lines(results)))
+
+
 @cli.command()
 @click.argument("bundle", type=_FILE)
 def report(bundle: Path) -> None:
@@ -227,13 +268,15 @@ def report(bundle: Path) -> None:
     click.echo(str(rewrite_report(bundle)))
 
 
-@cli.command()
-def targets() -> None:
-    """List the devices that can be targeted."""
-    from edgeprune.targets import load_target, target_names
+@cli.command(epilog=targets_help())
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+def targets(name: str | None) -> None:
+    """List the devices that can be targeted, or tell all about one."""
+    from edgeprune.target_listing import target_details, target_lines
+    from edgeprune.targets import load_target
 
-    for name in target_names():
-        click.echo(f"{name:18} {load_target(name).description}")
+    for line in target_lines() if name is None else target_details(load_target(name), _width()):
+        click.echo(line)
 
 
 def main() -> None:
@@ -247,6 +290,11 @@ def main() -> None:
     except EdgepruneError as error:
         _fail(str(error), error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal, or None where a pipe takes any."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @contextmanager

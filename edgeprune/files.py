@@ -60,7 +60,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: object) -> None:
     """Write ``document`` as readable JSON, whole or not at all."""
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(document))
+
+
+def json_text(document: object) -> str:
+    """Return the text that ``write_json`` writes."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ import click
 
 from edgeprune.console import quantity
 from edgeprune.pipeline.inspecting import Inspected
+from edgeprune.target_listing import estimate_lines
 
 GAP: Final = "  "
 LEAST_WIDTH: Final = 24  # of the last column; a narrower terminal breaks lines itself
@@ -48,6 +49,9 @@ def lines(inspected: Inspected, width: int | None = None) -> Iterator[str]:
             "those of which no dimension can",
             width,
         )
+    if inspected.estimate is not None:
+        yield ""
+        yield from estimate_lines(inspected.estimate, width)
 
 
 def _head(inspected: Inspected, width: int | None) -> Iterator[str]:

@@ -23,6 +23,7 @@ from edgeprune.pipeline.settings import (
     CompressSettings,
 )
 from edgeprune.recovery.settings import TrainSettings
+from edgeprune.targets.target import PRECISIONS
 
 DEFAULTS: Final = CompressSettings()
 
@@ -236,8 +237,22 @@ OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
         _option(
             "formats",
-            "Artifacts to write, as onnx,openvino.  [default: the target's]",
+            "Artifacts to write, as onnx,openvino or onnx:fp32,openvino:int8.  [default: the "
+            "target's]",
             metavar="NAMES",
+        ),
+        _option(
+            "precision",
+            f"Of the slim model's artifacts: {', '.join(PRECISIONS)}; dense is always measured in "
+            "fp32.  [default: the target's]",
+            metavar="NAME",
+        ),
+        _option(
+            "max_drop",
+            "Points of accuracy that int8 may cost on the validation split; layers go back to "
+            "float until it holds.  [default: any]",
+            metavar="POINTS",
+            kind=float,
         ),
         _option(
             "threads",

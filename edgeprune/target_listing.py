@@ -6,12 +6,14 @@ the word.
 
 import textwrap
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from edgeprune.columns import columns
 from edgeprune.console import quantity
 from edgeprune.targets import ALIASES, Device, Rates, Target, load_target, target_names
-from edgeprune.targets.roofline import Estimate, LayerEstimate, no_estimate
-from edgeprune.unit_listing import columns
+
+if TYPE_CHECKING:
+    from edgeprune.targets.roofline import Estimate, LayerEstimate
 
 HEAD: Final = ("target", "runtime", "precision", "TensorRT", "JetPack", "device")
 LAYERS: Final = ("layer", "operators", "bound by", "MACs", "MB moved", "ms", "share")
@@ -88,12 +90,14 @@ def target_details(target: Target, width: int | None = None) -> Iterator[str]:
         yield from _aligned(_rate_facts(target.rates), INDENT)
         yield from _provenance(target.rates, width)
     yield ""
+    from edgeprune.targets.roofline import no_estimate
+
     for reason in (no_estimate(target, target.precision), target.not_measured):
         if reason is not None:
             yield from _wrapped(f"note: {reason}", width, "")
 
 
-def estimate_lines(estimate: Estimate, width: int | None = None) -> Iterator[str]:
+def estimate_lines(estimate: "Estimate", width: int | None = None) -> Iterator[str]:
     """Yield an estimate kernel by kernel. width: of the terminal; None for lines of any length."""
     yield (
         f"{estimate.words}: {estimate.ms:.3g} ms on '{estimate.target}' in {estimate.precision} "
@@ -175,7 +179,7 @@ def _provenance(facts: Device | Rates, width: int | None) -> Iterator[str]:
         yield from _wrapped(f"not certain: {facts.doubt}", width, INDENT)
 
 
-def _layer(layer: LayerEstimate, whole: float) -> tuple[str, ...]:
+def _layer(layer: "LayerEstimate", whole: float) -> tuple[str, ...]:
     return (
         layer.name,
         ", ".join((layer.operator, *layer.fused)),

@@ -1,9 +1,10 @@
 """What ``score`` and ``explain`` print: plain columns, which a pipe can search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeprune.analysis.explanation import Explanation
+from edgeprune.columns import columns
 from edgeprune.pipeline.scoring_run import ScoreResults
 
 
@@ -64,14 +65,3 @@ def explanation_lines(found: Explanation, page: Path) -> Iterator[str]:
     yield from columns(head, rows, left=1)
     yield ""
     yield f"written: {page}"
-
-
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
-    """Yield a table; its first ``left`` columns begin, the others end, below each other."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = [
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

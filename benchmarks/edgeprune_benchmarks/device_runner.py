@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import platform
+import subprocess
 import sys
 import time
 import traceback
@@ -531,6 +532,15 @@ def predict(options: argparse.Namespace) -> Answer:
     return runner.predict(options.inputs, options.outputs, options.batch)
 
 
+def build(rest: List[str]) -> int:
+    """Build and prove the TensorRT engine by the recipe beside this file."""
+    recipes = sorted(Path(__file__).resolve().parent.glob("artifacts/tensorrt*/run.py"))
+    if not recipes:
+        raise RunnerError("there is no recipe for TensorRT in artifacts/ beside this file")
+    commands = [[sys.executable, str(recipe), "build", *rest] for recipe in recipes]
+    return max(subprocess.call(command) for command in commands)
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(
@@ -540,6 +550,11 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     verbs.add_parser("info", help="what this device is and which runtimes it has")
     verbs.add_parser("serve", help="answer JSON commands, one a line, on stdin and stdout")
+    verbs.add_parser(
+        "build",
+        add_help=False,  # the recipe's own run.py has help of its own
+        help="build the TensorRT engine of a bundle, and prove it; see build --help",
+    )
     timed = verbs.add_parser("benchmark", help="time an artifact: .onnx, .xml (OpenVINO) or .pt2")
     timed.add_argument("--seconds", type=float, default=5.0, help="time for so long (default 5)")
     timed.add_argument("--inputs", metavar="NPY", help="images (N, C, H, W); noise if left out")
@@ -557,7 +572,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Serve, or do one thing and print it as JSON."""
-    options = parser().parse_args()
+    options, rest = parser().parse_known_args()
+    if rest and options.verb != "build":
+        parser().error("unrecognized arguments: %s" % " ".join(rest))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runtimes print from C++ too, past sys.stdout
     if options.verb == "serve":
@@ -565,6 +582,8 @@ def main() -> int:
         return 0
     verbs = {"benchmark": benchmark, "predict": predict}
     try:
+        if options.verb == "build":
+            return build(rest)
         report = verbs[options.verb](options) if options.verb in verbs else machine()
     except RunnerError as error:
         print("device_runner: %s" % error, file=sys.stderr)

@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 
 def medoids(features: NDArray[np.float32], count: int, seed: int) -> NDArray[np.intp]:
@@ -14,6 +12,10 @@ def medoids(features: NDArray[np.float32], count: int, seed: int) -> NDArray[np.
     Where there are fewer different rows than centres, the first rows that are
     left fill up.
     """
+    # Here, since loading it takes seconds and most commands cluster nothing.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if count >= len(features):
         return np.arange(len(features))
     means = KMeans(n_clusters=count, n_init="auto", random_state=seed)

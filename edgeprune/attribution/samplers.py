@@ -47,7 +47,7 @@ class SampleChoice:
 
 
 def sample(
-    dense: Captured,
+    dense: Captured | None,
     train: PreparedSplit,
     *,
     sampler: Sampler = "cluster",
@@ -68,7 +68,7 @@ def sample(
     finding come on top, if there are that many.
 
     Args:
-        dense: the model, for its confidence or features.
+        dense: the model, for its confidence or features; ``random`` needs none.
         train: the training split; no other is accepted.
         sampler: one of the three.
         per_class: images of each class.
@@ -90,6 +90,8 @@ def sample(
     if sampler == "random":
         chosen = {name: rng.permutation(found)[:per_class] for name, found in members.items()}
         return _choice(sampler, chosen, train.split)
+    if dense is None:
+        raise UsageError(f"sampler '{sampler}' looks at images with a captured model: use 'random'")
     share = max(per_class, LOOKED_AT // len(members))
     pool = {name: np.sort(rng.permutation(found)[:share]) for name, found in members.items()}
     looked_at = np.unique(np.concatenate(list(pool.values())))

@@ -40,7 +40,7 @@ def change_record(
         "verification": {
             "cut_equals_masked": manifest["results"]["cut"],
             "artifacts_equal_torch": [
-                {"format": a["format"], "model": a["model"], "proof": a["proof"]}
+                {key: a.get(key) for key in ("format", "model", "precision", "proof", "kept")}
                 for a in manifest["artifacts"]
             ],
             "not_measured": manifest["not_measured"],

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from edgeprune.pipeline.compressing import compress
     from edgeprune.pipeline.explaining import explain_unit
+    from edgeprune.pipeline.export_settings import ExportSettings
+    from edgeprune.pipeline.exporting import ExportResults, export_model
     from edgeprune.pipeline.inspecting import Inspected, InspectSettings, inspect_model
     from edgeprune.pipeline.reporting import rewrite_report
     from edgeprune.pipeline.results import CompressResults
@@ -21,10 +23,13 @@ _HOMES: Final = {
     "CompressResults": "results",
     "CompressSettings": "settings",
     "ExplainSettings": "unit_settings",
+    "ExportResults": "exporting",
+    "ExportSettings": "export_settings",
     "Inspected": "inspecting",
     "InspectSettings": "inspecting",
     "compress": "compressing",
     "explain_unit": "explaining",
+    "export_model": "exporting",
     "inspect_model": "inspecting",
     "rewrite_report": "reporting",
     "score_model": "scoring_run",
@@ -45,6 +50,8 @@ __all__ = [
     "CompressResults",
     "CompressSettings",
     "ExplainSettings",
+    "ExportResults",
+    "ExportSettings",
     "InspectSettings",
     "Inspected",
     "ScoreResults",
@@ -52,6 +59,7 @@ __all__ = [
     "Subject",
     "compress",
     "explain_unit",
+    "export_model",
     "inspect_model",
     "rewrite_report",
     "score_model",

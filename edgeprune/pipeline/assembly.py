@@ -11,9 +11,11 @@ import edgeprune_benchmarks
 from edgeprune.bundle import change_record, write_golden, write_manifest
 from edgeprune.capture import Captured
 from edgeprune.files import sha256, write_json
+from edgeprune.pipeline.artifacts import Exported, key_of, measured_runtime
 from edgeprune.pipeline.context import Context, logits_of
 from edgeprune.pipeline.cutting import CutModel
-from edgeprune.pipeline.measuring import Exported, Measured, measured_runtime
+from edgeprune.pipeline.estimating import latency_estimate
+from edgeprune.pipeline.measuring import Measured
 from edgeprune.pipeline.training import Training
 from edgeprune.report import build_report
 from edgeprune_benchmarks.codec import encode
@@ -93,7 +95,12 @@ def _write_models(context: Context, made: Made, folder: Path) -> None:
     chosen = context.spread(test, GOLDEN_IMAGES)
     inputs = context.images(test, chosen)
     ids = tuple(test.ids[index] for index in chosen)
-    write_golden(folder / "golden", inputs, logits_of(made.slim, inputs), ids)
+    tolerances = {
+        each["precision"]: each["proof"]["tolerance"]
+        for each in made.exported.artifacts
+        if each["model"] == "slim"
+    }
+    write_golden(folder / "golden", inputs, logits_of(made.slim, inputs), ids, tolerances)
 
 
 def _copy_artifact(exported: Exported, artifact: Mapping[str, Any], place: Path) -> None:
@@ -133,6 +140,7 @@ def _manifest(context: Context, made: Made) -> dict[str, Any]:
         "training": made.training.to_dict(),
         "recovery": made.recovery.to_dict(),
         "artifacts": [_listed(made, each) for each in made.exported.artifacts],
+        "estimate": latency_estimate(made.slim, target),
         "not_measured": [reason] if (reason := target.not_measured) else [],
         "notes": list(made.notes),
     }
@@ -149,5 +157,5 @@ def _listed(made: Made, artifact: Mapping[str, Any]) -> dict[str, Any]:
         }
         for name in artifact["files"]
     ]
-    metrics = made.measured.metrics.get(f"{artifact['model']}/{artifact['format']}")
+    metrics = made.measured.metrics.get(key_of(artifact))
     return {**artifact, "files": files, "metrics": metrics}

@@ -1,17 +1,18 @@
 """What can be refused before an image is read: a mistake should cost seconds, not a training."""
 
-import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.attribution.aggregation import Aggregate
 from edgeprune.attribution.criterion import SampleCriterion, needs_images
 from edgeprune.attribution.registry import find_criterion
 from edgeprune.errors import ModelError, UsageError, WeightsError
+from edgeprune.pipeline.export_settings import target_at
 from edgeprune.pipeline.settings import CompressSettings
 from edgeprune.source import model_source
-from edgeprune.targets import Target, load_target
-from edgeprune_exporters import exporters
+from edgeprune.targets import Target
+from edgeprune_exporters import ExportOptions, check_options, find_exporter, read_formats
 
 
 def check_asked(settings: CompressSettings) -> Target:
@@ -24,9 +25,9 @@ def check_asked(settings: CompressSettings) -> Target:
     """
     if problem := aggregate_problem(settings.criterion, settings.aggregate):
         raise UsageError(problem)
-    target = load_target(settings.target)
-    if problem := _format_problem(settings.formats or target.formats):
-        raise UsageError(problem)
+    target = target_at(settings.target, settings.precision)
+    options = ExportOptions(max_drop=settings.max_drop)
+    check_formats(settings.formats or target.formats, target, options)
     model_source(settings.model, num_classes=1, pretrained=settings.pretrained)
     place = settings.model.rpartition(":")[0]
     if place.endswith(".py") and not Path(place).is_file():
@@ -84,11 +85,19 @@ def check_place(out: Path) -> None:
         raise UsageError(f"nothing can be written in '{above}': choose another --out")
 
 
-def _format_problem(formats: tuple[str, ...]) -> str | None:
-    known = exporters()
-    for name in formats:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean '{near[0]}'?" if near else ""
-            return f"no format '{name}'{hint}: give some of {', '.join(known)}"
-    return None
+def check_formats(formats: Sequence[str], target: Target, options: ExportOptions) -> None:
+    """Refuse what no exporter could write for a target.
+
+    Raises:
+        UsageError: an unknown format or precision, one that the target cannot run, or
+            an option that no format takes.
+    """
+    asked = read_formats(formats, target)
+    for wanted in asked:
+        find_exporter(wanted.format)
+        if wanted.precision not in target.precisions:
+            raise UsageError(
+                f"target '{target.name}' cannot run {wanted.precision}: "
+                f"give one of {', '.join(target.precisions)}"
+            )
+    check_options(options, asked)

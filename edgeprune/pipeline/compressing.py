@@ -9,13 +9,14 @@ from typing import Any
 from edgeprune.bundle import read_manifest
 from edgeprune.data import ImageData, PreparedSplit
 from edgeprune.errors import UsageError
+from edgeprune.pipeline.artifacts import WORDS, export_stage, measured_runtime
 from edgeprune.pipeline.assembly import Made, assemble_bundle, document
 from edgeprune.pipeline.checks import align_note, check_asked, check_place
 from edgeprune.pipeline.context import Context
 from edgeprune.pipeline.cutting import cut_stage, proof_words, score_stage
 from edgeprune.pipeline.evidence import evidence_stage
 from edgeprune.pipeline.inputs import fingerprint, load_images, open_dense, preprocessing_of
-from edgeprune.pipeline.measuring import export_stage, measure_stage, measured_runtime
+from edgeprune.pipeline.measuring import measure_stage
 from edgeprune.pipeline.results import CompressResults
 from edgeprune.pipeline.settings import CompressSettings, differences
 from edgeprune.pipeline.storage import told_as_one_line
@@ -124,8 +125,8 @@ def _doubts(context: Context, record: Record) -> Iterator[str]:
         yield f"tainted measurement: {reason}"
     if context.target.not_measured:
         yield f"not measured: {context.target.not_measured}"
-    if context.target.runtime != measured_runtime(context):
-        yield "latency and memory above are ONNX Runtime on this machine's CPU"
+        runtime = WORDS[measured_runtime(context)]
+        yield f"latency and memory above are {runtime} on this machine's CPU"
 
 
 def _places(bundle: Path) -> tuple[str, ...]:

@@ -71,20 +71,25 @@ class Context:
 
     def spread(self, split: Split, count: int) -> list[int]:
         """Choose positions of a split that take turns among the classes, by the seed."""
-        rng = np.random.default_rng([self.settings.seed, len(split)])
-        labels = split.labels
-        if labels.ndim == 1:
-            pools = [np.flatnonzero(labels == k) for k in range(len(self.data.classes))]
-        else:
-            pools = [np.flatnonzero(labels[:, k]) for k in range(labels.shape[1])]
-            pools.append(np.flatnonzero(~labels.any(axis=1)))
-        queues = [rng.permutation(pool).tolist() for pool in pools if len(pool)]
-        chosen: dict[int, None] = {}  # in order, each once
-        while len(chosen) < min(count, len(split)):
-            for queue in queues:
-                if queue and len(chosen) < count:
-                    chosen.setdefault(queue.pop())
-        return list(chosen)
+        return spread(split, count, len(self.data.classes), self.settings.seed)
+
+
+def spread(split: Split, count: int, classes: int, seed: int) -> list[int]:
+    """Choose positions of a split that take turns among the classes, by the seed."""
+    rng = np.random.default_rng([seed, len(split)])
+    labels = split.labels
+    if labels.ndim == 1:
+        pools = [np.flatnonzero(labels == k) for k in range(classes)]
+    else:
+        pools = [np.flatnonzero(labels[:, k]) for k in range(labels.shape[1])]
+        pools.append(np.flatnonzero(~labels.any(axis=1)))
+    queues = [rng.permutation(pool).tolist() for pool in pools if len(pool)]
+    chosen: dict[int, None] = {}  # in order, each once
+    while len(chosen) < min(count, len(split)):
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.setdefault(queue.pop())
+    return list(chosen)
 
 
 def logits_of(model: Captured, images: Tensor) -> Tensor:

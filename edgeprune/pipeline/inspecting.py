@@ -14,8 +14,11 @@ from edgeprune.capture import Captured, capture, load, trainable
 from edgeprune.errors import CaptureError, UsageError
 from edgeprune.inspection import Inspection, describe
 from edgeprune.limits import check_kinds, select
+from edgeprune.pipeline.export_settings import target_at
 from edgeprune.progress import Reporter, Silent
 from edgeprune.source import BuiltModel, model_source, open_model
+from edgeprune.targets import Target
+from edgeprune.targets.roofline import Estimate, estimate, no_estimate
 
 CLASSES: Final = 1000
 CHANNELS: Final = 3
@@ -36,6 +39,8 @@ class InspectSettings:
         output: which of the model's outputs holds the logits; None if it is clear.
         kinds: list groups of these kinds only; empty for all.
         groups: list groups whose names match this pattern only; None for all.
+        target: estimate the latency on this device; None for no estimate.
+        precision: of that estimate; None takes the target's.
     """
 
     model: str
@@ -46,6 +51,8 @@ class InspectSettings:
     output: str | None = None
     kinds: tuple[str, ...] = ()
     groups: str | None = None
+    target: str | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model has."""
@@ -66,6 +73,7 @@ class Inspected:
         input: shape of one image, (C, H, W).
         found: about all of the model.
         listed: names of the groups that were asked for.
+        estimate: of its latency on a device, or None.
         seconds: of capture (None for a stored model) and of analysis.
     """
 
@@ -74,6 +82,7 @@ class Inspected:
     input: tuple[int, ...]
     found: Inspection
     listed: frozenset[str]
+    estimate: Estimate | None
     seconds: Mapping[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +90,8 @@ class Inspected:
         head = {"model": self.model, "weights": self.weights, "input": list(self.input)}
         document = head | self.found.to_dict()
         document["groups"] = [g for g in document["groups"] if g["name"] in self.listed]
-        return document | {"seconds": dict(self.seconds)}
+        found = {"estimate": self.estimate.to_dict()} if self.estimate else {}
+        return document | found | {"seconds": dict(self.seconds)}
 
 
 class _Opened(NamedTuple):
@@ -101,6 +111,7 @@ def inspect_model(settings: InspectSettings, reporter: Reporter | None = None) -
         ModelError: it cannot be built, read or captured.
     """
     reporter = reporter or Silent()
+    target = _target(settings)
     opened = _stored(settings) if _is_stored(settings) else _captured(settings, reporter)
     reporter.stage("Analyse")
     begun = time.perf_counter()
@@ -112,8 +123,27 @@ def inspect_model(settings: InspectSettings, reporter: Reporter | None = None) -
         input=tuple(opened.dense.sample.shape[1:]),
         found=describe(analysis, trainable(opened.dense.module), opened.dense.notes),
         listed=_listed(settings, analysis.groups),
+        estimate=None
+        if target is None
+        else estimate(opened.dense, target, precision=target.precision, analysis=analysis),
         seconds=seconds,
     )
+
+
+def _target(settings: InspectSettings) -> Target | None:
+    """Return the target to estimate for, or None; what cannot be estimated is told at once.
+
+    Raises:
+        UsageError: no such target, or it does not say how fast its hardware is.
+    """
+    if settings.target is None:
+        if settings.precision is not None:
+            raise UsageError("--precision is that of an estimate: give --target NAME too")
+        return None
+    target = target_at(settings.target, settings.precision)
+    if reason := no_estimate(target, target.precision):
+        raise UsageError(reason)
+    return target
 
 
 def _is_stored(settings: InspectSettings) -> bool:

@@ -1,4 +1,4 @@
-"""The last stages: artifacts, what they do on the test split, and how fast."""
+"""The last stage: what the artifacts do on the test split, and how fast dense and slim are."""
 
 import json
 import os
@@ -10,9 +10,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.capture import Captured
-from edgeprune.errors import ExportError
 from edgeprune.files import write_json
+from edgeprune.pipeline.artifacts import (
+    BACKENDS,
+    WORDS,
+    Exported,
+    key_of,
+    measured_as,
+    measured_runtime,
+)
 from edgeprune.pipeline.context import EVALUATION_BATCH, Context, batch_of
 from edgeprune.pipeline.cutting import CutModel
 from edgeprune.pipeline.timestamps import now
@@ -28,31 +34,8 @@ from edgeprune_benchmarks.record import (
     read_record,
     write_record,
 )
-from edgeprune_exporters import TorchModel, exporters, read_formats
-from edgeprune_exporters import export as export_artifacts
 
-PARITY_IMAGES: Final = 4
 TIMED_IMAGES: Final = 8
-BACKENDS: Final = {"openvino": "openvino", "onnxruntime": "onnx"}  # runtime → format it loads
-WORDS: Final = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """The artifacts of both models, and where they lie.
-
-    Attributes:
-        folder: holds ``dense`` and ``slim``, each with a folder per format.
-        artifacts: one entry per artifact, as the bundle lists them.
-    """
-
-    folder: Path
-    artifacts: tuple[Mapping[str, Any], ...]
-
-    def file(self, model: str, form: str) -> Path:
-        """Return the file that a runtime is pointed at."""
-        found = next(a for a in self.artifacts if a["model"] == model and a["format"] == form)
-        return self.folder / model / str(found["files"][0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,70 +45,11 @@ class Measured:
     Attributes:
         record: dense against slim in the target's runtime.
         metrics: what each artifact gets right on the test split, each in its
-            own runtime, as JSON values by ``MODEL/FORMAT``.
+            own runtime, as JSON values by ``key_of``.
     """
 
     record: Record
     metrics: Mapping[str, Any]
-
-
-def refuse_formats(context: Context, model: Captured) -> None:
-    """Say before any training that a format cannot be written for this model.
-
-    Raises:
-        ExportError: an exporter refuses it.
-    """
-    known = exporters()
-    for wanted in read_formats(_formats(context), context.target):
-        name, exporter = wanted.format, known[wanted.format]
-        if reason := exporter.refusal(TorchModel(model), context.target, wanted.precision):
-            raise ExportError(f"no {name} for target '{context.target.name}': {reason}")
-
-
-def export_stage(context: Context, dense: Captured, slim: Captured) -> Exported:
-    """Export both models; a dense one only in the format that is measured."""
-
-    def make(folder: Path) -> None:
-        images = context.images(context.data.test, context.spread(context.data.test, PARITY_IMAGES))
-        measured = measured_format(context)
-        listed = []
-        for name, model, formats in (
-            ("slim", slim, _formats(context)),
-            ("dense", dense, (measured,)),
-        ):
-            artifacts = export_artifacts(
-                model,
-                context.target,
-                folder / name,
-                images,
-                formats=formats,
-                metadata=_metadata(context),
-            )
-            listed += [{"model": name} | artifact.to_dict() for artifact in artifacts]
-        write_json(folder / "artifacts.json", listed)
-
-    def read(folder: Path) -> Exported:
-        listed = json.loads((folder / "artifacts.json").read_text(encoding="utf-8"))
-        return Exported(folder=folder, artifacts=tuple(listed))
-
-    exported = context.stage("artifacts", "Export", make, read)
-    for artifact in exported.artifacts:
-        context.reporter.say(f"{artifact['model']} {artifact['format']}: {_proof_words(artifact)}")
-    return exported
-
-
-def _formats(context: Context) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*context.formats, measured_format(context))))
-
-
-def measured_format(context: Context) -> str:
-    """Return the format that is measured here: the target's own, else ONNX on this CPU."""
-    return BACKENDS.get(context.target.runtime, "onnx")
-
-
-def measured_runtime(context: Context) -> str:
-    """Return the runtime that is measured here."""
-    return context.target.runtime if context.target.runtime in BACKENDS else "onnxruntime"
 
 
 def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Measured:
@@ -142,15 +66,10 @@ def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Measur
             for key, values in logits.items()
         }
         write_json(folder / "metrics.json", {key: encode(each) for key, each in metrics.items()})
-        form = measured_format(context)
-        pair = {
-            name: Side(
-                subject=subjects[f"{name}/{form}"],
-                logits=logits[f"{name}/{form}"],
-                metrics=metrics[f"{name}/{form}"],
-            )
-            for name in ("dense", "slim")
-        }
+        pair = {}
+        for name in ("dense", "slim"):
+            key = key_of(exported.measured(name, measured_as(context, name)))
+            pair[name] = Side(subject=subjects[key], logits=logits[key], metrics=metrics[key])
         settings = MeasureSettings(
             threads=context.threads, rounds=context.settings.rounds, batch=batch
         )
@@ -178,12 +97,12 @@ class Side:
 
 
 def _subjects(exported: Exported) -> dict[str, Subject]:
-    """Return every artifact that a runtime here can load, by model and format."""
+    """Return every artifact that a runtime here can load, by its key."""
     runtimes = {form: runtime for runtime, form in BACKENDS.items()}
     return {
-        f"{each['model']}/{each['format']}": Subject(
+        key_of(each): Subject(
             name=each["model"],
-            artifact=exported.file(each["model"], each["format"]),
+            artifact=exported.file(each),
             backend=runtimes[each["format"]],
         )
         for each in exported.artifacts
@@ -245,19 +164,5 @@ def _record(
     )
 
 
-def _proof_words(artifact: Mapping[str, Any]) -> str:
-    proof = artifact["proof"]
-    parts = [f"{b['max_rel']:.1e} at batch {b['batch']}" for b in proof["batches"]]
-    return f"equals torch within {proof['tolerance']:.0e} relative ({', '.join(parts)})"
-
-
 def _cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-
-
-def _metadata(context: Context) -> dict[str, str]:
-    return {
-        "edgeprune.classes": json.dumps(list(context.data.classes)),
-        "edgeprune.preprocessing": json.dumps(context.preprocessing.to_dict()),
-        "edgeprune.multi_label": json.dumps(context.data.multi_label),
-    }

@@ -49,7 +49,9 @@ class CompressSettings:
         scoring_batch: images scored at once. It decides memory and no result, so a run may
             be resumed with another.
         align: multiple of widths; None takes the target's.
-        formats: artifacts to write; empty takes the target's.
+        formats: artifacts to write, as ``onnx`` or ``openvino:int8``; empty takes the target's.
+        precision: of those that name none; None takes the target's.
+        max_drop: points of accuracy on the validation split that int8 may cost; None for any.
         dense_epochs: epochs of training on the spot; None for a default.
         epochs: epochs of recovery; None for a default.
         lr: peak learning rate of recovery; None for a default.
@@ -76,6 +78,8 @@ class CompressSettings:
     ranking: Ranking = "cost"
     align: int | None = None
     formats: tuple[str, ...] = ()
+    precision: str | None = None
+    max_drop: float | None = None
     dense_epochs: int | None = None
     epochs: int | None = None
     lr: float | None = None

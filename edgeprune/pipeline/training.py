@@ -13,9 +13,9 @@ from edgeprune.capture import Captured, capture, load
 from edgeprune.data import PreparedSplit
 from edgeprune.errors import DataError
 from edgeprune.files import write_json
+from edgeprune.pipeline.artifacts import refuse_formats
 from edgeprune.pipeline.context import Context, batch_of
 from edgeprune.pipeline.cutting import rehearse
-from edgeprune.pipeline.measuring import refuse_formats
 from edgeprune.pipeline.settings import FROM_SCRATCH, NEW_HEAD, RECOVERY
 from edgeprune.recovery import TrainResult, TrainSettings, TrainStep, recover, train_dense
 from edgeprune.source import BuiltModel

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from edgeprune.data import PreparedSplit, batches
@@ -69,6 +68,9 @@ def macro_auroc(scores: NDArray[np.float32], labels: NDArray[np.float32], *, spl
     Raises:
         DataError: there is no other finding.
     """
+    # Here, since loading it takes seconds and --help needs none of it.
+    from sklearn.metrics import roc_auc_score
+
     decided = [k for k, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
     if not decided:
         raise DataError(

@@ -1,7 +1,9 @@
 """Is it the same model? The cut against the masked model, the artifacts against torch."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgeprune.report import formats
 from edgeprune.report.document import Document, Documents
@@ -18,19 +20,32 @@ class CutLine:
     changed: str
 
 
+class KeptLine(NamedTuple):
+    """Operators of one kind that stayed at a higher precision, with the reason of the first."""
+
+    number: int
+    operator: str
+    precision: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArtifactLine:
     """One artifact and how far it is from torch; an error per batch size."""
 
     model: str
     format: str
+    precision: str
     runtime: str
     files: tuple[tuple[str, str], ...]
     errors: tuple[str, ...]
     tolerance: str
     ok: bool | None
     note: str
+    agreement: str
     accuracy: str
+    kept: tuple[KeptLine, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +95,38 @@ def _artifact(artifact: Document, errors: tuple[str, ...]) -> ArtifactLine:
     proof = artifact.at("proof")
     tolerance = proof.number("tolerance")
     accuracy = artifact.at("metrics").number("accuracy")
+    if accuracy is None:
+        accuracy = proof.number("accuracy", "artifact")
+    agreement = proof.number("agreement")
     ran = (proof.text("runtime"), proof.text("runtime_version"), proof.text("precision"))
     return ArtifactLine(
         model=artifact.text("model") or "",
         format=artifact.text("format") or "",
+        precision=artifact.text("precision") or "",
         runtime=" ".join(filter(None, ran)),
         files=tuple(_file(file) for file in artifact.each("files")),
         errors=errors,
         tolerance="" if tolerance is None else formats.power(tolerance),
         ok=proof.flag("ok"),
         note=proof.text("note") or "",
+        agreement=formats.ABSENT if agreement is None else formats.percent(agreement),
         accuracy=formats.ABSENT if accuracy is None else formats.percent(accuracy),
+        kept=tuple(_kept(artifact)),
+        notes=artifact.texts("notes"),
     )
+
+
+def _kept(artifact: Document) -> Iterator[KeptLine]:
+    """Yield operators by kind; plenty of equal ones would hide the others."""
+    kept = artifact.each("kept")
+    counts = Counter((each.text("operator"), each.text("precision")) for each in kept)
+    for (operator, precision), count in counts.items():
+        reasons = (
+            each.text("reason")
+            for each in kept
+            if (each.text("operator"), each.text("precision")) == (operator, precision)
+        )
+        yield KeptLine(count, operator or "", precision or "", next(filter(None, reasons), ""))
 
 
 def _file(file: Document) -> tuple[str, str]:

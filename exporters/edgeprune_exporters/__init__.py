@@ -1,7 +1,7 @@
 """Lower a model to the files that one runtime loads, and prove that they compute the same."""
 
 from edgeprune_exporters.artifact import Artifact, Kept
-from edgeprune_exporters.exporting import EXPORTERS, export, exporters
+from edgeprune_exporters.exporting import EXPORTERS, check_options, export, exporters, find_exporter
 from edgeprune_exporters.images import Images, LabelledImages
 from edgeprune_exporters.job import Exporter, Job
 from edgeprune_exporters.model import Exportable
@@ -24,7 +24,9 @@ __all__ = [
     "ParityProof",
     "TorchModel",
     "Wanted",
+    "check_options",
     "export",
     "exporters",
+    "find_exporter",
     "read_formats",
 ]

@@ -17,10 +17,12 @@ from edgeprune.errors import ExportError
 from edgeprune.progress import Reporter, Silent
 from edgeprune.targets import Target
 from edgeprune_exporters.artifact import Artifact
-from edgeprune_exporters.images import Images
+from edgeprune_exporters.images import Images, LabelledImages
+from edgeprune_exporters.judging import predict
 from edgeprune_exporters.model import Exportable
 from edgeprune_exporters.options import ExportOptions
-from edgeprune_exporters.parity import Batch
+from edgeprune_exporters.parity import Array, Batch
+from edgeprune_exporters.preparing import Prepared, prepare
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,10 +46,41 @@ class Job:
     reporter: Reporter = field(default_factory=Silent)
 
     @cached_property
-    def graph(self) -> onnx.ModelProto:
-        """The model as an ONNX graph in float32. Do not change it: it is shared."""
-        return self.model.graph(
+    def prepared(self) -> Prepared:
+        """The model as an ONNX graph in float32, proven, and simplified where that was asked for.
+
+        Raises:
+            ParityError: the graph does not compute what the model computes.
+        """
+        graph = self.model.graph(
             opset=self.target.opset, batch=self.options.batch, metadata=self.metadata
+        )
+        return prepare(self.model, graph, self.batches, simplify=self.options.simplify)
+
+    @property
+    def graph(self) -> onnx.ModelProto:
+        """The float32 graph that every format is made from. Do not change it: it is shared."""
+        return self.prepared.graph
+
+    @cached_property
+    def validation_logits(self) -> Array | None:
+        """The model's own logits (N, K) on the validation images, if there are some."""
+        return self._logits(self.images.validation, "validation images")
+
+    @cached_property
+    def test_logits(self) -> Array | None:
+        """The model's own logits (N, K) on the test split, if there is one."""
+        return self._logits(self.images.test, "test images")
+
+    def _logits(self, split: LabelledImages | None, title: str) -> Array | None:
+        if split is None:
+            return None
+        return predict(
+            self.model.logits,
+            split,
+            title=f"{self.model.reference}: {title}",
+            batch=self.fixed_batch,
+            reporter=self.reporter,
         )
 
     @property

@@ -85,7 +85,7 @@ def test_report_is_written_again_by_command(command: Callable[..., tuple[str, st
 
 def test_targets_are_listed(command: Callable[..., tuple[str, str]]) -> None:
     out, _ = command("targets")
-    assert {"cpu", "cpu-ort", "jetson"} <= {line.split()[0] for line in out.splitlines()}
+    assert {"cpu", "cpu-ort", "jetson"} <= {line.partition(" ")[0] for line in out.splitlines()}
 
 
 def test_no_command_shows_the_help(command: Callable[..., tuple[str, str]]) -> None:

@@ -18,8 +18,10 @@ from .pipeline_case import Log, finished, settings, write_archive
 
 SHAPE = {
     "artifacts/onnx/model.onnx",
+    "artifacts/onnx/proof.json",
     "artifacts/openvino/model.bin",
     "artifacts/openvino/model.xml",
+    "artifacts/openvino/proof.json",
     "bundle.json",
     "change_record.json",
     "evidence/examples.json",
@@ -41,6 +43,7 @@ SAME_EVERY_TIME = (
     "artifacts/onnx/model.onnx",
     "artifacts/openvino/model.bin",
     "artifacts/openvino/model.xml",
+    "artifacts/openvino/proof.json",
     "golden/outputs.npy",
     "evidence/examples.json",
     "evidence/examples.npz",
