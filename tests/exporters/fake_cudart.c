@@ -91,7 +91,7 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device) {
     return device == 0 && *value > 0 ? OK : INVALID_VALUE;
 }
 
-int cudaGetDeviceProperties_v2(char *properties, int device) {
+int cudaGetDeviceProperties(char *properties, int device) {
     memset(properties, 0, 1032);
     strcpy(properties, "Orin");
     return device == 0 ? OK : INVALID_VALUE;

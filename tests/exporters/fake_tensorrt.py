@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -45,7 +45,7 @@ def install(
     library = folder / LIBRARY
     library.parent.mkdir(parents=True, exist_ok=True)
     if not library.exists():
-        shutil.copyfile(_compiled(), library)
+        library.write_bytes(_compiled())
     (folder / "tensorrt.py").write_text(
         f"import sys\n\nsys.path.append({str(HERE)!r})\nfrom fake_tensorrt_module import fill\n\n"
         f"fill(globals(), {version!r}, {list(faults)!r}, {dla_cores}, {str(library)!r})\n"
@@ -54,11 +54,12 @@ def install(
 
 
 @cache
-def _compiled() -> Path:
+def _compiled() -> bytes:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to make a CUDA runtime with")
-    library = Path(mkdtemp()) / "libcudart.so"
-    source = str(HERE / "fake_cudart.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-o", library, source], check=True)
-    return library
+    with TemporaryDirectory() as folder:
+        library = Path(folder) / "libcudart.so"
+        source = HERE / "fake_cudart.c"
+        subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-o", library, source], check=True)
+        return library.read_bytes()

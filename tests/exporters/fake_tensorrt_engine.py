@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ SPELLED = {  # by major version, as the inspectors of real ones do
 }
 SPELLED[8]["i8"] = "Thirty-two wide channel vectorized row major Int8 format"
 LAYERS = {"Conv": "CaskConvolution", "QuantizeLinear": "Quantize", "DequantizeLinear": "Dequantize"}
+END = {"Name": "", "Format/Datatype": "Row major linear FP32"}
 DLA_OPERATORS = ("Conv", "Relu", "GlobalAveragePool", "BatchNormalization", "Add", "MaxPool")
 
 
@@ -118,6 +120,7 @@ class Network:
         self.world, self.explicit = world, world.major >= 10 or "EXPLICIT_BATCH" in on
         self.typed = world.major >= 11 or "STRONGLY_TYPED" in on
         self.model = onnx.ModelProto()
+        self.parser: Callable[[], object] = lambda: None
 
     num_inputs = property(lambda self: len(self.model.graph.input))
     num_outputs = property(lambda self: len(self.model.graph.output))
@@ -136,6 +139,7 @@ class Network:
 class Parser:
     def __init__(self, world: World, network: Any, logger: Any) -> None:
         self.world, self.network, self.errors = world, network.own, list[str]()
+        self.network.parser = weakref.ref(self)  # the weights are the parser's
 
     num_errors = property(lambda self: len(self.errors))
 
@@ -198,7 +202,7 @@ class Builder:
 def _unbuildable(world: World, network: Network, config: Config) -> str | None:
     names = {flag.name for flag in config.flags}
     shape = shape_of(network.model.graph.input[0])
-    if "fails" in world.faults:
+    if "fails" in world.faults or network.parser() is None:
         return "Could not find any implementation for node {ForeignNode[stem...head]}."
     if network.typed and names & {"FP16", "INT8"}:
         return "Parameter check failed, condition: !config.getFlag(BuilderFlag::kFP16)"
@@ -363,6 +367,9 @@ def _layers(engine: Engine) -> list[dict[str, Any]]:
         if node.op_type == "Conv" and world.major == 8:
             layer["Weights"] = {"Type": {"f32": "Float", "f16": "Half", "i8": "Int8"}[kinds[0]]}
         found.append((node.op_type, layer))
+    if "myelin" in world.faults:
+        block = {"Name": "{ForeignNode[stem...head]}", "LayerType": "Myelin", "Inputs": [END]}
+        return [block | {"Outputs": [END]}]
     if engine.header["dla"] is None or "gpu" in world.faults:
         return [layer for _, layer in found]
     taken = [layer for operator, layer in found if operator in DLA_OPERATORS]

@@ -6,7 +6,8 @@ fake_tensorrt_engine.py.
 
 Faults to ask for: ``float`` computes and reports everything in float32, ``swap`` reverses
 the image's channels, ``nan`` answers NaN, ``vague`` has an inspector that tells names only,
-``fails`` builds nothing, ``gpu`` runs nothing on the accelerator, ``stuck`` runs nothing.
+``fails`` builds nothing, ``gpu`` runs nothing on the accelerator, ``stuck`` runs nothing,
+``myelin`` makes one block that the inspector does not open.
 """
 
 import ctypes

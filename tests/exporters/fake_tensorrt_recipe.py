@@ -153,7 +153,8 @@ def program(
 def imported() -> ModuleType:
     """Import run.py by its path, as a program on a device would that wants its Engine."""
     spec = importlib.util.spec_from_file_location("tensorrt_run", RUN)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -114,6 +114,19 @@ def test_an_engine_that_is_not_what_was_asked_for_is_not_kept(
     assert left(folder) == [TIMINGS]
 
 
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
+def test_a_block_that_the_inspector_does_not_open_is_trusted_only_where_types_bind(
+    version: str, device: Device, folder: Path
+) -> None:
+    run = device(version, faults=["myelin"])
+    if version == "10.3.0":
+        shares = run.build(folder, options())["shares"]
+        assert shares == {"opaque": {"layers": 1, "share": 1.0}}
+        return
+    with pytest.raises(run.ProofError, match="layers compute: 1 in opaque"):
+        run.build(folder, options())
+
+
 def test_a_class_that_differs_is_refused_though_the_error_is_small(
     device: Device, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ FIELDS = (
 GOLDEN = ("inputs", "outputs", "tolerance", "agreement")
 SAME = ("tensorrt", "gpu", "compute_capability", "l4t")  # what an engine is tied to
 TYPES = {"int8": r"\bint8\b", "fp16": r"\b(fp16|half)\b", "fp32": r"\b(fp32|float)\b"}
+OPAQUE = "opaque"
 MOVES = {  # layers that move or convert: their types say nothing about arithmetic
     *("cast", "concatenation", "constant", "copy", "dequantize", "gather", "move", "noop"),
     *("quantize", "reformat", "shape", "shuffle", "signal", "slice", "wait"),
@@ -147,7 +148,7 @@ class Cuda:
         names = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
         places = [Path(entry).glob("nvidia/*/lib/" + n) for n in names for entry in sys.path]
         found = [str(path) for place in places for path in place]
-        reason = "there is no libcudart"
+        reasons = []
         for name in (*found, *names, "/usr/local/cuda/lib64/libcudart.so"):
             try:
                 self.library = ctypes.CDLL(name)
@@ -156,10 +157,11 @@ class Cuda:
             except OSError:
                 continue
             except RunError as error:
-                reason = str(error)
+                reasons.append(str(error))
             else:
                 return
-        raise RunError("no CUDA device can be used here: %s" % reason)
+        seen = "; ".join(reasons) or "there is no libcudart"
+        raise RunError("no CUDA device can be used here: %s" % seen)
 
     def call(self, name: str, *values: Any) -> None:  # noqa: ANN401 - any of C's types
         """Call a function of the runtime."""
@@ -182,8 +184,7 @@ class Cuda:
     def facts(self) -> Answer:
         """Name the device and the versions."""
         properties = ctypes.create_string_buffer(1 << 14)  # a struct that starts with the name
-        newer = hasattr(self.library, "cudaGetDeviceProperties_v2")
-        self.call("cudaGetDeviceProperties" + "_v2" * newer, properties, 0)
+        self.call("cudaGetDeviceProperties", properties, 0)
         runtime = self.ask(ctypes.c_int, "cudaRuntimeGetVersion")
         driver = self.ask(ctypes.c_int, "cudaDriverGetVersion")
         major = self.ask(ctypes.c_int, "cudaDeviceGetAttribute", self.MAJOR, 0)
@@ -368,7 +369,8 @@ def described(layer: Answer) -> Answer:
     """Sum up one layer of the inspector's JSON; ``precision`` is None where nothing is computed.
 
     A layer computes in the type of its weights, where that is told, or else in the narrowest
-    type that it reads: a convolution in half precision may write float32.
+    type that it reads: a convolution in half precision may write float32. A block of Myelin's,
+    which older inspectors do not open, is opaque when it reads float32: it may cast inside.
     """
     name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", "")).lower()
     texts = [str(tensor.get("Format/Datatype", "")) for tensor in layer.get("Inputs", ())]
@@ -376,9 +378,11 @@ def described(layer: Answer) -> Answer:
     if isinstance(weights, dict) and "Type" in weights:
         texts = [str(weights["Type"])]
     found = [each for each, form in TYPES.items() if re.search(form, " ".join(texts), re.I)]
+    myelin = kind.startswith("myelin")
+    if myelin and found[:1] in ([], ["fp32"]):
+        found = [OPAQUE]
     moves = kind in MOVES or re.search(r" (to|from) nvm$| copy finish$", name)
-    # What Myelin compiles for the GPU is a foreign node too, but says that it is Myelin's.
-    foreign = name.startswith("{ForeignNode[") and not kind.startswith("myelin")
+    foreign = name.startswith("{ForeignNode[") and not myelin  # Myelin's run on the GPU
     return {
         "name": name,
         "type": kind,
@@ -405,6 +409,7 @@ class Build:
         self.dla = recipe["dla_core"] if options.dla is None else options.dla
         self.trt = import_tensorrt()
         self.version, self.log = str(self.trt.__version__), new_log(self.trt)
+        self.parser: Any = None
         self.check()
         # Typed graphs on accelerators are documented from 11 on, where the weak flag FP16 ended.
         weak = self.dla is not None and hasattr(self.trt.BuilderFlag, "FP16")
@@ -437,7 +442,7 @@ class Build:
         if self.typed:
             flags |= 1 << int(kinds.STRONGLY_TYPED)
         network = builder.create_network(flags)
-        parser = self.trt.OnnxParser(network, self.log)
+        parser = self.parser = self.trt.OnnxParser(network, self.log)  # holds the weights
         if not parser.parse_from_file(str(self.onnx)):
             self.log.errors += [parser.get_error(n).desc() for n in range(parser.num_errors)]
             raise self.log.error("TensorRT %s cannot read %s" % (self.version, self.onnx.name))
@@ -511,11 +516,16 @@ class Build:
 # ------------------------------------------------------------------ proof
 
 
-def precisions(layers: list[Answer], wanted: str) -> Answer:
-    """Count the layers that compute by precision; the narrowest has to be the one asked for."""
+def precisions(layers: list[Answer], wanted: str, bound: bool) -> Answer:
+    """Count the layers that compute by precision; the narrowest has to be the one asked for.
+
+    Where the engine is ``bound`` to the types of the graph, opaque layers may hold it.
+    """
     computing = [layer["precision"] for layer in layers if layer["precision"]]
-    counts = {name: computing.count(name) for name in TYPES if name in computing}
-    if next(iter(counts), None) != wanted:
+    counts = {name: computing.count(name) for name in (*TYPES, OPAQUE) if name in computing}
+    narrower = list(TYPES)[: list(TYPES).index(wanted)]
+    found = wanted in counts or (bound and OPAQUE in counts)
+    if not found or any(name in counts for name in narrower):
         seen = ", ".join("%d in %s" % (count, name) for name, count in counts.items())
         text = "%s was asked for, and the layers compute: %s; the engine was not kept"
         raise ProofError(text % (wanted, seen or "in no type that the inspector tells"))
@@ -600,7 +610,7 @@ def build(folder: Path, options: argparse.Namespace) -> Answer:
             "version": 1,
             "target": recipe["target"],
             "precision": recipe["precision"],
-            "shares": precisions(layers, recipe["precision"]),
+            "shares": precisions(layers, recipe["precision"], work.typed or not work.flags),
             "dla": on_dla(layers, work.dla),
             "parity": parity(engine, folder, recipe["golden"]),
             "device": device,
@@ -623,8 +633,8 @@ def build(folder: Path, options: argparse.Namespace) -> Answer:
     text = json.dumps(answer, indent=1, ensure_ascii=False, allow_nan=False)
     write(folder / PROOF, text.encode() + b"\n")
     write(folder / PLAN, plan)
-    share = answer["shares"][recipe["precision"]]["share"]
-    tell("%s is proven; %.0f %% of it in %s" % (PLAN, 100 * share, recipe["precision"]))
+    shares = ["%s %.0f %%" % (name, 100 * n["share"]) for name, n in answer["shares"].items()]
+    tell("%s is proven; of its layers compute in %s" % (PLAN, ", ".join(shares)))
     return answer
 
 
@@ -684,24 +694,23 @@ def command_line() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Carry out one command, and print what came of it as JSON."""
-    options = command_line().parse_args()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # compilers of accelerators print, past sys.stdout
-    folder = Path(__file__).resolve().parent
-    try:
-        answer = {"build": build, "check": check, "info": info}[options.verb](folder, options)
-    except RunError as error:
-        tell(str(error))
-        return error.code
-    except OSError as error:
-        tell("%s: %s" % (error.filename, error.strerror))
-        return RunError.code
-    except KeyboardInterrupt:
-        tell("stopped; nothing was kept")
-        return 130
-    json.dump({name: answer[name] for name in answer if name != "layers"}, answers, indent=1)
-    answers.write("\n")
-    answers.close()
+    options, folder = command_line().parse_args(), Path(__file__).resolve().parent
+    verb = {"build": build, "check": check, "info": info}[options.verb]
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # compilers of accelerators print, past sys.stdout
+        try:
+            answer = verb(folder, options)
+        except RunError as error:
+            tell(str(error))
+            return error.code
+        except OSError as error:
+            tell("%s: %s" % (error.filename or folder, error.strerror))
+            return RunError.code
+        except KeyboardInterrupt:
+            tell("stopped; nothing was kept")
+            return 130
+        json.dump({name: answer[name] for name in answer if name != "layers"}, answers, indent=1)
+        answers.write("\n")
     return 0
 
 
