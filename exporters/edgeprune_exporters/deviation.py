@@ -163,7 +163,11 @@ def ancestors(probe: Probe, suspects: Sequence[str]) -> dict[str, int]:
 
 
 def _middle(left: int, before: dict[str, int], suspects: Sequence[str]) -> str:
-    """Return the suspect whose verdict halves what is left, whatever it is."""
-    half = left.bit_count() / 2
-    inside = [name for position, name in enumerate(suspects) if left >> position & 1]
-    return min(inside, key=lambda name: abs((before[name] & left).bit_count() + 1 - half))
+    """Return the suspect whose verdict leaves least, whatever it is."""
+    others = left.bit_count() - 1
+
+    def rest(name: str) -> int:
+        if_wrong = (before[name] & left).bit_count()
+        return max(if_wrong, others - if_wrong)
+
+    return min((name for at, name in enumerate(suspects) if left >> at & 1), key=rest)

@@ -72,9 +72,11 @@ class TorchModel:
         return frozenset(self._nodes)
 
     def place(self, name: str, known: frozenset[str]) -> str:
-        """Name the modules that make a value out of values that are known."""
+        """Name the modules that make a value, or the logits, out of values that are known."""
         modules = {node.name: node.meta.get(MODULE) for node in self._module.graph.nodes}
-        within = (modules.get(_origin(node)) for node in _made_of(self._nodes[name], known))
+        (logits,) = self._translated.graph.output_node().all_input_nodes
+        made_of = _made_of(self._nodes.get(name, logits), known)
+        within = (modules.get(_origin(node)) for node in made_of)
         own = (each for each in within if each and not each.startswith(NO_MODULE))
         return " and ".join(dict.fromkeys(own))
 

@@ -9,16 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 import edgeprune_exporters
 from edgeprune import Captured, capture
-from edgeprune.errors import ExportError, ParityError, UsageError
+from edgeprune.errors import ExportError, UsageError
 from edgeprune.targets import load_target
-from edgeprune_exporters import EXPORTERS, Artifact, Job, export, exporters
+from edgeprune_exporters import EXPORTERS, Artifact, ExportOptions, Job, export, exporters
 from edgeprune_exporters.onnx import OnnxExporter
 
 CPU = load_target("cpu")
@@ -29,23 +28,33 @@ def test_the_public_names_are_these() -> None:
         "Artifact",
         "BatchParity",
         "EXPORTERS",
+        "ExportOptions",
+        "Exportable",
         "Exporter",
+        "Images",
         "Job",
+        "Kept",
+        "LabelledImages",
         "ParityProof",
+        "TorchModel",
+        "Wanted",
+        "check_options",
         "export",
         "exporters",
+        "find_exporter",
+        "read_formats",
     ]
 
 
 @pytest.mark.parametrize("files", ["cnn_files", "vit_files"])
-def test_every_format_equals_torch_at_batch_1_and_3(
+def test_every_format_equals_torch_at_one_image_three_and_the_targets_largest_batch(
     files: str, request: pytest.FixtureRequest
 ) -> None:
     artifacts = request.getfixturevalue(files).artifacts
     assert [each.format for each in artifacts] == ["onnx", "openvino"]
     for artifact in artifacts:
         assert artifact.proof.ok
-        assert [each.batch for each in artifact.proof.batches] == [1, 3]
+        assert [each.batch for each in artifact.proof.batches] == [1, 3, 8]
         assert artifact.proof.max_rel < 1e-5
         assert artifact.proof.precision == "f32"
         assert artifact.proof.note is None
@@ -55,16 +64,22 @@ def test_each_format_has_its_folder_and_nothing_else_is_written(cnn_files: Any) 
     found = sorted(
         str(p.relative_to(cnn_files.folder)) for p in cnn_files.folder.rglob("*") if p.is_file()
     )
-    assert found == ["onnx/model.onnx", "openvino/model.bin", "openvino/model.xml"]
+    assert found == [
+        "onnx/model.onnx",
+        "onnx/proof.json",
+        "openvino/model.bin",
+        "openvino/model.xml",
+        "openvino/proof.json",
+    ]
     assert sorted(f for each in cnn_files.artifacts for f in each.files) == found
 
 
 def test_an_artifact_as_json_says_what_was_proven(cnn_files: Any) -> None:
     document = cnn_files.artifacts[0].to_dict()
-    assert document["files"] == ["onnx/model.onnx"]
+    assert document["files"] == ["onnx/model.onnx", "onnx/proof.json"]
     assert document["opset"] == 20
     assert document["proof"]["ok"] is True
-    assert [each["batch"] for each in document["proof"]["batches"]] == [1, 3]
+    assert [each["batch"] for each in document["proof"]["batches"]] == [1, 3, 8]
 
 
 def test_a_fixed_batch_is_compared_at_its_own_size_and_said(
@@ -76,9 +91,9 @@ def test_a_fixed_batch_is_compared_at_its_own_size_and_said(
         assert artifact.proof.note == "the batch is fixed: compared at batch 2 only"
 
 
-def test_one_image_is_enough_for_both_batches(cnn: Captured, tmp_path: Path) -> None:
+def test_one_image_is_enough_for_all_batches(cnn: Captured, tmp_path: Path) -> None:
     (artifact,) = export(cnn, CPU, tmp_path, torch.ones(1, 3, 32, 32), formats=["onnx"])
-    assert [each.batch for each in artifact.proof.batches] == [1, 3]
+    assert [each.batch for each in artifact.proof.batches] == [1, 3, 8]
 
 
 def test_exporting_prints_nothing(
@@ -104,28 +119,32 @@ def test_a_model_left_in_training_mode_is_exported_for_inference(
     assert twin.module.training
 
 
-class WrongWeight(OnnxExporter):
-    """An exporter that gets one number wrong."""
+class Interrupted(OnnxExporter):
+    """An exporter during which somebody presses Ctrl-C."""
 
-    def export(self, job: Job, folder: Path) -> Artifact:
-        wrong = onnx.ModelProto()
-        wrong.CopyFrom(job.graph)
-        tensor = wrong.graph.initializer[0]
-        values = onnx.numpy_helper.to_array(tensor).copy()
-        values.flat[0] += 1
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        faulty = replace(job)
-        faulty.__dict__["graph"] = wrong
-        return super().export(faulty, folder)
+    def export(self, job: Job, precision: str, folder: Path) -> Artifact:
+        super().export(job, precision, folder)
+        raise KeyboardInterrupt
 
 
-def test_a_wrong_weight_fails_the_export_and_leaves_no_file(
+def test_ctrl_c_leaves_no_file(
     cnn: Captured, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(EXPORTERS, "onnx", WrongWeight())  # type: ignore[misc]
-    with pytest.raises(ParityError, match=r"onnx file differs from torch by .* at batch [13]"):
-        export(cnn, CPU, tmp_path / "out", images)
+    monkeypatch.setitem(EXPORTERS, "onnx", Interrupted())  # type: ignore[misc]
+    with pytest.raises(KeyboardInterrupt):
+        export(cnn, CPU, tmp_path / "out", images, formats=["onnx"])
     assert list((tmp_path / "out").rglob("*")) == []
+
+
+def test_an_export_that_fails_leaves_an_earlier_one_as_it_was(
+    cnn: Captured, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(cnn, CPU, tmp_path, images, formats=["onnx"])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setitem(EXPORTERS, "onnx", Interrupted())  # type: ignore[misc]
+    with pytest.raises(KeyboardInterrupt):
+        export(cnn, CPU, tmp_path, images, formats=["onnx"])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_an_unknown_format_names_the_nearest(cnn: Captured, images: Tensor, tmp_path: Path) -> None:
@@ -147,12 +166,36 @@ def test_a_model_that_gives_nan_in_torch_is_refused(
         export(cnn, CPU, tmp_path, images * float("nan"))
 
 
-def test_a_precision_that_cannot_be_written_is_refused_before_anything_is(
+def test_a_precision_that_the_device_cannot_run_is_refused_before_anything_is_written(
     cnn: Captured, images: Tensor, tmp_path: Path
 ) -> None:
-    with pytest.raises(ExportError, match="no onnx for target 'cpu': precision int8 cannot"):
-        export(cnn, replace(CPU, precision="int8"), tmp_path / "out", images)
+    target = replace(CPU, precisions=("fp32", "fp16"))
+    with pytest.raises(ExportError, match="no onnx for target 'cpu': it cannot run int8: give"):
+        export(cnn, target, tmp_path / "out", images, formats=["onnx:int8"])
     assert not (tmp_path / "out").exists()
+
+
+def test_int8_without_calibration_images_says_how_to_give_them(
+    cnn: Captured, images: Tensor, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="int8 needs images to calibrate on: give --data PATH"):
+        export(cnn, CPU, tmp_path / "out", images, formats=["onnx", "openvino:int8"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "formats", "message"),
+    [
+        (ExportOptions(dla_core=0), ["onnx"], "--dla-core means nothing to onnx: .* tensorrt"),
+        (ExportOptions(simplify=True), ["openvino"], "--simplify means nothing to openvino"),
+        (ExportOptions(max_drop=1.0), ["onnx"], "--max-drop bounds what int8 may cost, and no"),
+    ],
+)
+def test_an_option_that_no_format_takes_is_named(
+    options: ExportOptions, formats: list[str], message: str, cnn: Captured, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(cnn, CPU, tmp_path, torch.ones(1, 3, 32, 32), formats=formats, options=options)
 
 
 @pytest.mark.parametrize("module", ["onnxruntime", "openvino"])
