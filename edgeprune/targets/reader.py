@@ -6,6 +6,7 @@ then holds only what differs. A table that it changes needs a source of its own,
 since that of the other file says nothing about the new figures.
 """
 
+import contextlib
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def load_target(name_or_path: str | Path) -> Target:
         raise UsageError(f"target file '{given}' is not UTF-8 text") from None
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers and nesting without end
         raise UsageError(f"target '{path.stem}' is not valid TOML: {error}") from None
     return _target(_extended(table, path.stem), path.stem)
 
@@ -133,8 +134,9 @@ def _value(value: object, hint: object, where: str, key: str) -> object:
     if wanted == tuple[str, ...] and isinstance(value, list):
         if all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif wanted is float and type(value) in (int, float):
-        return float(value)  # type: ignore[arg-type]  # its type was just compared
+    elif wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            return float(value)
     elif type(value) is wanted:  # not isinstance: true is no whole number
         return value
     raise UsageError(f"field '{key}' of {where} is {value!r}; it has to be {KINDS[wanted]}")
