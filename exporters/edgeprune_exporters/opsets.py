@@ -93,7 +93,12 @@ def at_opset(graph: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _raised(graph: onnx.ModelProto, source: int, opset: int) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(graph, opset)
-    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        onnx.shape_inference.InferenceError,
+        onnx.version_converter.ConvertError,
+    ) as error:
         raise ExportError(f"opset {source} cannot be raised to {opset}: {_first(error)}") from error
 
 
