@@ -59,7 +59,8 @@ def targets_help() -> str:
             "\b\nA target of your own is a TOML file; give its path wherever a name is taken,\n"
             "as in --target ward.toml:",
             *_verbatim(OWN_TARGET),
-            "\b\nFields; without extends, the first three, align, opset and formats are needed:",
+            "\b\nFields, of which description, runtime, formats, align and opset are needed\n"
+            "where nothing is extended:",
             *_verbatim(FIELDS),
             "\b\nEach table needs the source of its figures. [device] tensorrt decides which\n"
             "files TensorRT can read; [rates] is what estimates of latency are made of.",
