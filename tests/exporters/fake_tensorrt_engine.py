@@ -267,7 +267,8 @@ class Engine:
 
     def create_engine_inspector(self) -> Any:
         def tell(form: Any) -> str:
-            return json.dumps(_information(self)) if form.name == "JSON" else "one line"
+            text = json.dumps(_information(self)).replace("\\u001e", "\x1e")  # as real ones do
+            return text if form.name == "JSON" else "one line"
 
         found = SimpleNamespace(get_engine_information=tell)
         return self.world.make("EngineInspector", found)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from . import fake_tensorrt, fake_tensorrt_recipe
@@ -94,6 +96,21 @@ def test_the_narrowest_precision_has_to_be_the_one_asked_for() -> None:
             run.precisions(layers, wanted, True)
     with pytest.raises(run.ProofError, match="no type that the inspector tells"):
         run.precisions([{"precision": None}], "fp16", True)
+
+
+def test_a_long_build_says_how_long_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with run.telling("building", every=0.01):
+        time.sleep(0.2)
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("run.py: building", "run.py: building: 0 s so far")
+
+
+def test_calls_are_classes_or_where_labels_are_several_signs() -> None:
+    wanted = np.array([[3.0, 1.0, -1.0], [-1.0, 2.0, -3.0]])
+    found = np.array([[2.0, 3.0, -1.0], [-1.0, 2.0, 1.0]])
+    assert run.distance(found, wanted, False)["agreement"] == 0.5
+    assert run.distance(found, wanted, True)["agreement"] == pytest.approx(5 / 6)
+    assert run.distance(found, wanted, None)["max_rel"] == pytest.approx(4 / 3)
 
 
 def test_a_program_without_tensorrt_or_device_says_so_in_one_line(

@@ -24,10 +24,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, Iterator
 
 import numpy as np
 
@@ -72,6 +73,23 @@ def tell(message: str) -> None:
     print("run.py: " + message, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def telling(what: str, every: float = 20.0) -> Iterator[None]:
+    """Say that something goes on, for as long as it does."""
+    over, start = threading.Event(), time.monotonic()
+
+    def repeat() -> None:
+        while not over.wait(every):
+            tell("%s: %.0f s so far" % (what, time.monotonic() - start))
+
+    tell(what)
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 # ------------------------------------------------------------------ files
 
 
@@ -107,11 +125,10 @@ def read_json(path: Path, kind: str) -> Answer:
         raise RecipeError("%s cannot be read: %s" % (path.name, error.strerror)) from None
     except ValueError as error:
         raise RecipeError("%s is not JSON: %s" % (path.name, error)) from None
-    if not isinstance(document, dict) or document.get("format") != kind:
-        raise RecipeError("%s is no %s" % (path.name, kind))
-    if document.get("version") != 1:
-        raise RecipeError("%s is newer than this run.py, which reads version 1" % path.name)
-    return document
+    head = document if isinstance(document, dict) else {}
+    if (head.get("format"), head.get("version")) != (kind, 1):
+        raise RecipeError("%s is no %s of version 1" % (path.name, kind))
+    return head
 
 
 def read_recipe(folder: Path) -> Answer:
@@ -213,9 +230,7 @@ def l4t(text: str) -> str | None:
 
 def power_mode() -> str | None:
     """Name of the power mode, where there is an nvpmodel to ask: on a Jetson."""
-    program = shutil.which("nvpmodel")
-    if program is None:
-        return None
+    program = shutil.which("nvpmodel") or "/usr/sbin/nvpmodel"
     try:
         text = subprocess.check_output([program, "-q"], stderr=subprocess.DEVNULL, timeout=10)
     except (OSError, subprocess.SubprocessError):
@@ -320,6 +335,7 @@ class Engine:
         """Give a tensor memory on the device; return its address."""
         address, held = self.memory.get(name, (0, -1))
         if held < size:
+            self.memory.pop(name, None)
             self.cuda.call("cudaFree", ctypes.c_void_p(address))
             address = self.cuda.ask(ctypes.c_void_p, "cudaMalloc", ctypes.c_size_t(size))
             self.memory[name] = (address, size)
@@ -422,10 +438,10 @@ class Build:
     def check(self) -> None:
         """Refuse another TensorRT than the graph was written for, and what no DLA can do."""
         limits, precision = self.recipe["tensorrt"], self.recipe["precision"]
-        least, below = limits.get("least") or "0", limits.get("below") or "1000"
-        if not numbers(least) <= numbers(self.version) < numbers(below):
-            seen = (least, below, self.version)
-            text = "the recipe is for TensorRT from %s to below %s; here is %s: export for this one"
+        least, below = limits.get("least") or "0", limits.get("below")
+        if not numbers(least) <= numbers(self.version) < numbers(below or "1000"):
+            seen = (least, " and older than " + below if below else "", self.version)
+            text = "the recipe is for TensorRT %s and newer%s; here is %s: export for this one"
             raise RecipeError(text % seen)
         if numbers(limits.get("expected") or self.version) != numbers(self.version):
             tell("expected was TensorRT %s; here is %s" % (limits["expected"], self.version))
@@ -505,8 +521,8 @@ class Build:
         if cache is None or not config.set_timing_cache(cache, False):
             tell("%s cannot be used: timing anew" % timings.name)
             config.set_timing_cache(config.create_timing_cache(b""), False)
-        tell("building the engine: TensorRT tries kernels, which takes minutes")
-        plan = builder.build_serialized_network(network, config)
+        with telling("building the engine: TensorRT tries kernels, which takes minutes"):
+            plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise self.log.error("TensorRT %s cannot build the engine" % self.version)
         write(timings, bytes(config.get_timing_cache().serialize()))
@@ -529,6 +545,7 @@ def precisions(layers: list[Answer], wanted: str, bound: bool) -> Answer:
         seen = ", ".join("%d in %s" % (count, name) for name, count in counts.items())
         text = "%s was asked for, and the layers compute: %s; the engine was not kept"
         raise ProofError(text % (wanted, seen or "in no type that the inspector tells"))
+    counts.setdefault(wanted, 0)
     return {
         name: {"layers": count, "share": count / len(computing)} for name, count in counts.items()
     }
@@ -555,25 +572,30 @@ def parity(engine: Engine, folder: Path, golden: Answer) -> Answer:
         tell("comparing with the model at batch %d" % size)
         rows = np.arange(-(-len(images) // size) * size) % len(images)  # whole batches
         found = [engine.infer(images[part]) for part in np.split(rows, len(rows) // size)]
-        error = distance(np.concatenate(found)[: len(images)], wanted)
-        batches.append({"batch": size, **error})
+        logits = np.concatenate(found)[: len(images)]
+        batches.append({"batch": size, **distance(logits, wanted, golden.get("multi_label"))})
         require(batches[-1], golden)
     allowed = {name: golden[name] for name in ("tolerance", "agreement")}
     return {"images": len(images), **allowed, "batches": batches}
 
 
-def distance(found: np.ndarray, wanted: np.ndarray) -> Answer:
-    """Errors of logits (N, K), relative to the largest in absolute value; null is infinite."""
+def distance(found: np.ndarray, wanted: np.ndarray, multi_label: bool | None) -> Answer:
+    """Errors of logits (N, K), relative to the largest in absolute value; null is infinite.
+
+    Agreement is the share of images that get the model's class, or of signs that are the
+    model's where an image may have several labels.
+    """
     if found.shape != wanted.shape:
         shapes = (found.shape, wanted.shape)
         raise ProofError("the engine gives logits of shape %s, the model of %s" % shapes)
     error = np.abs(found.astype(np.float64) - wanted)
     known = bool(np.isfinite(error).all())
+    same = (found > 0) == (wanted > 0) if multi_label else found.argmax(1) == wanted.argmax(1)
     return {
         "max_abs": float(error.max()) if known else None,
         "mean_abs": float(error.mean()) if known else None,
         "max_rel": float(error.max() / max(np.abs(wanted).max(), 1e-12)) if known else None,
-        "agreement": float(np.mean(found.argmax(1) == wanted.argmax(1))),
+        "agreement": float(np.mean(same)),
     }
 
 
@@ -584,8 +606,8 @@ def require(error: Answer, golden: Answer) -> None:
         size = "infinite" if relative is None else "%.1e" % relative
         raise ProofError(
             "the engine is not the model: at batch %d its error relative to the largest logit is "
-            "%s (%.1e is allowed), and %.1f %% of the images get the model's class (%.1f %% is "
-            "wanted): build with another --level, or export at a higher precision"
+            "%s (%.1e is allowed), and %.1f %% of its calls are the model's (%.1f %% is wanted): "
+            "build with another --level, or export at a higher precision"
             % (error["batch"], size, golden["tolerance"], 100 * same, 100 * golden["agreement"])
         )
 
@@ -659,15 +681,14 @@ def check(folder: Path, options: argparse.Namespace) -> Answer:
 def info(folder: Path, options: argparse.Namespace) -> Answer:
     """Say what this device is, and what it lacks."""
     answer: Answer = {**system(), "lacks": []}
-    looks: List[Callable[[], Answer]] = [
-        lambda: {"tensorrt": str(import_tensorrt().__version__)},
-        lambda: Cuda().facts(),
-    ]
-    for look in looks:
-        try:
-            answer.update(look())
-        except RunError as error:
-            answer["lacks"].append(str(error))
+    try:
+        answer["tensorrt"] = str(import_tensorrt().__version__)
+    except RunError as error:
+        answer["lacks"].append(str(error))
+    try:
+        answer.update(Cuda().facts())
+    except RunError as error:
+        answer["lacks"].append(str(error))
     return answer
 
 
