@@ -19,8 +19,8 @@ from torch import Tensor
 from edgeprune import Captured
 from edgeprune.errors import ExportError
 from edgeprune.targets import load_target
-from edgeprune_exporters import Images, Job, TorchModel, export
-from edgeprune_exporters.onnx import OnnxExporter, check_file, save_graph
+from edgeprune_exporters import ExportOptions, Images, Job, TorchModel, export
+from edgeprune_exporters.onnx import check_file, save_graph
 
 CPU = load_target("cpu")
 
@@ -39,22 +39,38 @@ def test_input_and_output_are_named_and_the_batch_is_dynamic(
     assert (result.name, result.shape) == ("logits", ["batch", 5])
 
 
-@pytest.mark.parametrize(("name", "opset"), [("cpu", 20), ("cpu-ort", 20), ("jetson", 19)])
-def test_the_file_has_the_opset_of_the_target(
-    name: str, opset: int, vit: Captured, images: Tensor, tmp_path: Path
-) -> None:
-    artifact = export(vit, load_target(name), tmp_path, images, formats=["onnx"])[0]
-    written = onnx.load(tmp_path / "onnx/model.onnx").opset_import
-    assert [(each.domain, each.version) for each in written] == [("", opset)]
-    assert artifact.opset == opset
-
-
-def test_an_opset_that_cannot_be_written_names_both_and_torch_keeps_silent(
+def test_an_opset_that_cannot_be_written_is_one_error_and_torch_keeps_silent(
     cnn: Captured, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ExportError, match=r"reads opset 12 and torch.onnx wrote opset 18"):
+    with pytest.raises(ExportError, match=r"opset 12 cannot be written, 16 and later can"):
         export(cnn, replace(CPU, opset=12), tmp_path, images, formats=["onnx"])
     assert [each for each in caplog.records if each.levelname != "DEBUG"] == []
+
+
+@pytest.mark.parametrize("model", ["cnn", "vit"])
+@pytest.mark.parametrize("opset", [16, 20])
+def test_a_fixed_batch_makes_every_shape_static(
+    model: str, opset: int, images: Tensor, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    captured = request.getfixturevalue(model)
+    target, options = replace(CPU, opset=opset), ExportOptions(batch=2)
+    (artifact,) = export(captured, target, tmp_path, images, formats=["onnx"], options=options)
+    assert [each.batch for each in artifact.proof.batches] == [2]
+    graph = onnx.load(tmp_path / "onnx/model.onnx").graph
+    known = {each.name: each for each in [*graph.input, *graph.value_info, *graph.output]}
+    assert {output for node in graph.node for output in node.output} <= known.keys()
+    for each in known.values():
+        assert all(dim.HasField("dim_value") for dim in each.type.tensor_type.shape.dim), each.name
+    assert [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
+
+
+def test_a_batch_that_the_model_does_not_take_is_refused(
+    fixed: Captured, images: Tensor, tmp_path: Path
+) -> None:
+    options = ExportOptions(batch=2)
+    assert export(fixed, CPU, tmp_path, images, formats=["onnx"], options=options)[0].proof.ok
+    with pytest.raises(ExportError, match=r"takes batches of 2 only: give --batch 2, or leave"):
+        TorchModel(fixed).graph(opset=20, batch=3, metadata={})
 
 
 def test_a_written_file_with_another_opset_is_noticed(job: Job, tmp_path: Path) -> None:
@@ -98,27 +114,6 @@ def test_two_exports_are_equal_byte_for_byte(
         assert first.read_bytes() == second.read_bytes(), file
 
 
-def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
-    vit: Captured, images: Tensor, tmp_path: Path
-) -> None:
-    job = Job(model=TorchModel(vit), target=CPU, images=Images(parity=images))
-    artifact = OnnxExporter(single_file_bytes=100).export(job, "fp32", tmp_path)
-    assert artifact.files == ("model.onnx", "model.onnx.data")
-    assert artifact.proof.ok
-    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    assert {entry.value for entry in entries if entry.key == "location"} == {"model.onnx.data"}
-
-
-def test_writing_beside_leaves_the_shared_graph_whole(
-    vit: Captured, images: Tensor, tmp_path: Path
-) -> None:
-    job = Job(model=TorchModel(vit), target=CPU, images=Images(parity=images))
-    before = job.graph.SerializeToString(deterministic=True)
-    save_graph(job.graph, tmp_path / "model.onnx", single_file_bytes=100)
-    assert job.graph.SerializeToString(deterministic=True) == before
-
-
 def _undefined_input(graph: onnx.ModelProto) -> None:
     graph.graph.node[0].input[0] = "nowhere"
 
@@ -137,6 +132,53 @@ def test_a_file_that_breaks_the_rules_is_refused(
     save_graph(broken, tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="not valid ONNX"):
         check_file(tmp_path / "model.onnx", 20)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("model", ["cnn", "vit"])
+def test_converted_files_are_valid_bare_and_equal_byte_for_byte(
+    model: str, precision: str, images: Tensor, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    captured, given = request.getfixturevalue(model), Images(parity=images, calibration=images)
+    written = []
+    for name in ("first", "second"):
+        (artifact,) = export(
+            captured,
+            CPU,
+            tmp_path / name,
+            given,
+            formats=[f"onnx:{precision}"],
+            metadata={"labels": "[]"},
+        )
+        assert artifact.precision == precision
+        path = tmp_path / name / "onnx/model.onnx"
+        assert check_file(path, 20) == artifact.opset == 20
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    graph = onnx.load_from_string(written[0])
+    assert {each.key: each.value for each in graph.metadata_props} == {"labels": "[]"}
+    for part in [graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]:
+        assert not part.doc_string
+        assert not part.metadata_props
+    for word in (b"site-packages", b"nncf.", b".py", b"/tmp", b"/home", b"/root"):
+        assert word not in written[0], word
+
+
+def test_half_precision_is_in_the_weights(cnn: Captured, images: Tensor, tmp_path: Path) -> None:
+    (artifact,) = export(cnn, CPU, tmp_path, images, formats=["onnx:fp16"])
+    graph = onnx.load(tmp_path / artifact.files[0]).graph
+    kinds = {each.name: each.data_type for each in graph.initializer}
+    weights = [kinds[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    assert set(weights) == {onnx.TensorProto.FLOAT16}
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_whole_numbers_are_in_the_weights(cnn: Captured, images: Tensor, tmp_path: Path) -> None:
+    given = Images(parity=images, calibration=images)
+    (artifact,) = export(cnn, CPU, tmp_path, given, formats=["onnx:int8"])
+    graph = onnx.load(tmp_path / artifact.files[0]).graph
+    operators = {node.op_type for node in graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
 
 
 @pytest.mark.slow
