@@ -59,8 +59,8 @@ def to_half(graph: onnx.ModelProto, images: Sequence[Array], *, reporter: Report
         reporter: hears how long work goes on.
 
     Raises:
-        ExportError: the graph is not valid, gives NaN in float32, or nothing in it
-            can be float16.
+        ExportError: the graph is not valid, gives NaN or infinite logits in float32, or
+            nothing in it can be float16.
     """
     model = typed(ir.from_proto(graph))
     opset = opset_of(model)
@@ -71,8 +71,7 @@ def to_half(graph: onnx.ModelProto, images: Sequence[Array], *, reporter: Report
     found = unfit(Facts(model=model, opset=opset, reached=exact.reached))
     while True:
         single = search(trial, found, reporter)
-        if all(key(node) in single for node in model.graph if slots(node, opset)):
-            raise ExportError("nothing in the model can be float16 on these images: export fp32")
+        _require_any(model, opset, single)
         half = halve(model, single)
         rounded = observe(rounding(half), images, float_values(half))
         spoilt = _spoilt(model, rounded, exact)
@@ -107,6 +106,14 @@ def _spoilt(model: ir.Model, rounded: Observed, exact: Observed) -> dict[str, st
                 reason = f"'{name}' is NaN or infinite in float16"
                 return {key(each): reason for each in (node, *sources) if each is not None}
     return {}
+
+
+def _require_any(model: ir.Model, opset: int, single: Mapping[str, str]) -> None:
+    """Raise where nothing is float16, unless something is int8."""
+    if any(node.op_type in QUANTISERS for node in model.graph):
+        return
+    if all(key(node) in single for node in model.graph if slots(node, opset)):
+        raise ExportError("nothing in the model can be float16 on these images: export fp32")
 
 
 def _kept(model: ir.Model, single: Mapping[str, str]) -> tuple[Kept, ...]:

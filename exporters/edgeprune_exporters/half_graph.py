@@ -36,13 +36,25 @@ def typed(model: ir.Model) -> ir.Model:
     """
     copy = model.clone()
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    _forget_types(copy)
     known = ir.convenience.create_value_mapping(inferred(copy).graph)
     for name, value in ir.convenience.create_value_mapping(copy.graph).items():
         value.type, value.shape = known[name].type, known[name].shape
-    for name, value in copy.graph.initializers.items():
-        if value.const_value is not None:  # read once: protobuf copies at every look
-            value.const_value = ir.tensor(value.const_value.numpy(), name=name)
     return copy
+
+
+def _forget_types(model: ir.Model) -> None:
+    """Drop the types that are noted within a graph: whoever changed it may have left old ones."""
+    for node in model.graph:
+        for value in node.outputs:
+            if not node.domain and not value.is_graph_output():
+                value.type, value.shape = None, None
+    for name, stored in model.graph.initializers.items():
+        if stored.const_value is not None:
+            array = stored.const_value.numpy()  # once: protobuf copies at every look
+            stored.const_value = ir.tensor(array, name=name)
+            stored.type = ir.TensorType(stored.const_value.dtype)
+            stored.shape = ir.Shape(array.shape)
 
 
 def opset_of(model: ir.Model) -> int:

@@ -380,6 +380,36 @@ def test_what_float16_is_not_defined_for_stays_in_float32() -> None:
     assert (seen["scales"], seen["big"]) == (FLOAT, HALF)
 
 
+def test_a_graph_in_which_nothing_can_be_float16_is_an_error() -> None:
+    model = graph(
+        "a = Mul(images, up) b = Flatten(a) logits = Gemm(b, w)", up=number(1e6), w=weight(192, 4)
+    )
+    with pytest.raises(ExportError, match="nothing in the model can be float16"):
+        half(model)
+
+
+def test_a_graph_within_a_graph_stays_in_float32_and_reads_it() -> None:
+    model = graph(
+        """
+        p = Conv<kernel_shape=[8,8]>(images, w1)
+        f = Flatten(p)
+        chosen = If<
+            then_branch = yes () => (float[batch, 4] y) { y = Relu(f) },
+            else_branch = no () => (float[batch, 4] n) { n = Neg(f) }
+        >(flag)
+        logits = MatMul(chosen, w2)
+        """,
+        w1=weight(4, 3, 8, 8),
+        w2=weight(4, 4),
+        flag=np.array(True),
+    )
+    found = half(model)
+    assert list(kept(found)) == ["if_chosen"]
+    onnx.checker.check_model(found.graph, full_check=True)
+    images = pictures()[0]
+    np.testing.assert_allclose(run(found.graph, images), run(model, images), rtol=1e-2, atol=1e-3)
+
+
 def test_equal_graphs_become_equal_bytes_in_another_process() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_half as t;"

@@ -79,6 +79,48 @@ def test_what_quantisation_touches_stays_in_float32_where_scales_have_to(opset: 
     assert operators(found.graph).count("Cast") == 2
 
 
+def test_a_graph_quantised_throughout_may_have_nothing_left_for_float16() -> None:
+    text = """
+        xq = QuantizeLinear(images, sx, zero)
+        x = DequantizeLinear(xq, sx, zero)
+        a = Conv<kernel_shape=[8,8]>(x, w1)
+        logits = Flatten(a)
+    """
+    model = graph(text, w1=weight(4, 3, 8, 8), sx=number(0.03), zero=np.array(0, np.int8))
+    found = half(model)
+    assert operators(found.graph) == operators(model)
+    assert found.worst == 0
+
+
+def test_a_half_rounded_value_may_end_on_the_next_step_of_int8() -> None:
+    # No operator is to blame for such a difference, so none may be kept for it.
+    text = """
+        a = Conv<kernel_shape=[8,8]>(images, w1)
+        b = Flatten(a)
+        q = QuantizeLinear(b, step, zero)
+        c = DequantizeLinear(q, step, zero)
+        logits = Gemm(c, w2)
+    """
+    model = graph(
+        text,
+        19,
+        w1=weight(4, 3, 8, 8),
+        w2=np.eye(4, dtype=np.float32),
+        step=number(0.5),
+        zero=np.array(0, np.int8),
+    )
+    found = half(model, pictures(count=100))
+    assert not found.kept
+    assert 0.02 < found.worst < 0.1
+
+
+def test_types_noted_before_quantisation_are_not_believed() -> None:
+    model = quantised(19)
+    stale = onnx.helper.make_tensor_value_info("w1", onnx.TensorProto.FLOAT, [8, 3, 3, 3])
+    model.graph.value_info.append(stale)
+    assert not half(model).kept
+
+
 def test_scales_follow_an_operator_that_stays_in_float32() -> None:
     found = half(quantised(19, scale=40.0), pictures(scale=100))
     assert "conv_a" in kept(found)
