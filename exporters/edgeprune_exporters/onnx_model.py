@@ -27,6 +27,7 @@ from edgeprune_exporters.stamping import stamp
 from edgeprune_exporters.tidying import tidy
 
 NAME: Final = "ONNX Runtime"
+LEAST_FORMAT: Final = 4  # the first version of the file format whose weights need not be inputs
 
 
 def open_onnx(path: Path) -> "OnnxModel":
@@ -178,7 +179,8 @@ class OnnxModel:
         model = ir.from_proto(self.original)
         graph = model.graph
         given = [value for value in graph.inputs if value.name not in graph.initializers]
-        graph.inputs[:] = given  # old files list their weights as inputs
+        graph.inputs[:] = given  # old files list their weights as inputs, and have to
+        model.ir_version = max(model.ir_version or 0, LEAST_FORMAT)
         wanted = {given[0]: INPUT, graph.outputs[0]: OUTPUT}
         taken = set(wanted.values())
         for value in _values(graph):
