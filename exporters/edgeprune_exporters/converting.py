@@ -45,6 +45,7 @@ def converted(job: Job, precision: str, scheme: Scheme) -> Converted:
     if precision == "fp16":
         return _halved(job, base)
     quantized = quantize_graph(job, scheme)
+    quantized.graph.graph.ClearField("value_info")  # of the graph before; all can be inferred
     stamp(quantized.graph, job.metadata)
     found = Converted(
         graph=quantized.graph, kept=quantized.kept, notes=(*base.notes, *quantized.notes)
