@@ -14,8 +14,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from edgeprune_exporters.model import Exportable
-from edgeprune_exporters.parity import Array, Batch, Limit, ParityProof, distance, noise
+from edgeprune_exporters.parity import Array, Batch, Limit, ParityProof, distance
 from edgeprune_exporters.probes import Probe, open_probe
+from edgeprune_exporters.tolerances import Roundable, is_wrong
 
 
 @runtime_checkable
@@ -65,12 +66,14 @@ class Comparison:
         if actual is None or actual.shape != wanted.shape:
             return None
         actual = actual.astype(np.float32)
-        relative = distance(actual, wanted)[1]
-        # Rounded coarsely, a single value can be far off in a layer that is right.
-        drowned = None if self.limit.noise is None else noise(actual, wanted)
-        if drowned is None or self.limit.noise is None:
-            return Error(relative=relative, wrong=relative > self.limit.tolerance)
-        return Error(relative=relative, wrong=drowned > self.limit.noise)
+        rounded = None
+        if isinstance(self.model, Roundable) and self.limit.precision != "fp32":
+            precision = self.limit.precision
+            rounded = self.model.rounded_values(self.images, [name], precision)[name]
+        return Error(
+            relative=distance(actual, wanted)[1],
+            wrong=is_wrong(actual, wanted, rounded=rounded, limit=self.limit),
+        )
 
 
 def first_deviation(

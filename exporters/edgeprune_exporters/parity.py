@@ -61,11 +61,13 @@ class Limit:
         tolerance: what ``max_rel`` may be.
         reason: where that comes from.
         noise: what ``noise`` may be, or None for anything.
+        precision: that this is the limit for.
     """
 
     tolerance: float
     reason: str
     noise: float | None = None
+    precision: str = "fp32"
 
 
 FLOAT32: Final = Limit(tolerance=TOLERANCE, reason="other kernels add in another order, no more")

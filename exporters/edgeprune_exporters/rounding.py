@@ -29,11 +29,10 @@ WEIGHT_LEVELS: Final = 127
 VALUE_LEVELS: Final = 255
 
 
-def rounded_run(module: fx.GraphModule, images: Tensor, precision: str) -> Tensor:
-    """Return logits (N, K) of images (N, C, H, W) with values rounded to ``fp16`` or ``int8``."""
+def rounded_run(module: fx.GraphModule, images: Tensor, precision: str) -> Any:  # noqa: ANN401
+    """Return what a module gives for images (N, C, H, W), rounded to ``fp16`` or ``int8``."""
     with torch.no_grad():
-        logits: Tensor = _Rounding(module, precision).run(images)
-    return logits
+        return _Rounding(module, precision).run(images)
 
 
 class _Rounding(fx.Interpreter):

@@ -50,8 +50,8 @@ class TorchModel:
 
     def rounded_logits(self, images: Array, precision: str) -> Array:
         """Return logits (N, K) with values rounded to ``fp16`` or ``int8`` on the way."""
-        logits: Array = rounded_run(self._module, torch.from_numpy(images), precision).numpy()
-        return logits
+        logits: Tensor = rounded_run(self._module, torch.from_numpy(images), precision)
+        return logits.numpy()
 
     def graph(
         self, *, opset: int, batch: int | None, metadata: Mapping[str, str]
@@ -61,10 +61,17 @@ class TorchModel:
 
     def values(self, images: Array, names: Sequence[str]) -> Mapping[str, Array]:
         """Return values within, by their names in the graph; unknown ones are left out."""
-        nodes = [self._nodes[name] for name in names if name in self._nodes]
+        nodes = self._known(names)
         with torch.no_grad():
-            found = _up_to(self._translated, nodes)(torch.from_numpy(images))
-        return {node.name: value.detach().numpy() for node, value in zip(nodes, found, strict=True)}
+            return _named(nodes, _up_to(self._translated, nodes)(torch.from_numpy(images)))
+
+    def rounded_values(
+        self, images: Array, names: Sequence[str], precision: str
+    ) -> Mapping[str, Array]:
+        """Return values within, with values rounded to ``fp16`` or ``int8`` on the way."""
+        nodes = self._known(names)
+        shortened = _up_to(self._translated, nodes)
+        return _named(nodes, rounded_run(shortened, torch.from_numpy(images), precision))
 
     @property
     def value_names(self) -> frozenset[str]:
@@ -93,6 +100,9 @@ class TorchModel:
             far.append(distance(batch.logits, exact.numpy())[1])
         return max(far)
 
+    def _known(self, names: Sequence[str]) -> list[fx.Node]:
+        return [self._nodes[name] for name in names if name in self._nodes]
+
     @cached_property
     def _module(self) -> CapturedModule:
         return self.captured.clone().module.cpu()
@@ -108,6 +118,10 @@ class TorchModel:
     @cached_property
     def _nodes(self) -> dict[str, fx.Node]:
         return {node.name: node for node in self._translated.graph.nodes if _is_value(node)}
+
+
+def _named(nodes: Sequence[fx.Node], values: Sequence[Tensor]) -> dict[str, Array]:
+    return {node.name: value.detach().numpy() for node, value in zip(nodes, values, strict=True)}
 
 
 def _is_value(node: fx.Node) -> bool:

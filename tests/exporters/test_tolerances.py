@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,11 @@ class Costly:
 
     def rounded_logits(self, images: Array, precision: str) -> Array:
         return np.full((len(images), 2), 1 + self.share, np.float32)
+
+    def rounded_values(
+        self, images: Array, names: Sequence[str], precision: str
+    ) -> Mapping[str, Array]:
+        return {}
 
 
 def ones(size: int) -> Batch:
