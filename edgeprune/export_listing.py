@@ -25,7 +25,7 @@ def export_lines(results: ExportResults) -> Iterator[str]:
         for note in artifact["notes"]:
             yield f"{name}: {note}"
     if (found := document["estimate"]) is not None:
-        yield estimate_line(found, document["target"]["name"])
+        yield estimate_line({"": found}, document["target"]["name"])
     for reason in document["not_measured"]:
         yield f"not measured: {reason}"
     yield f"written: {results.folder}"

@@ -18,6 +18,7 @@ from edgeprune.pipeline.estimating import latency_estimate
 from edgeprune.pipeline.measuring import Measured
 from edgeprune.pipeline.training import Training
 from edgeprune.report import build_report
+from edgeprune.targets import Target
 from edgeprune_benchmarks.codec import encode
 from edgeprune_benchmarks.record import write_record
 
@@ -30,6 +31,7 @@ class Made:
 
     Attributes:
         source: where the dense model came from, as JSON values.
+        dense: the dense model.
         training, recovery: what the two trainings did.
         slim: the recovered model.
         cut: the plan and its proof, with the model as it was before recovery.
@@ -40,6 +42,7 @@ class Made:
     """
 
     source: Mapping[str, Any]
+    dense: Captured
     training: Training
     recovery: Training
     slim: Captured
@@ -140,10 +143,17 @@ def _manifest(context: Context, made: Made) -> dict[str, Any]:
         "training": made.training.to_dict(),
         "recovery": made.recovery.to_dict(),
         "artifacts": [_listed(made, each) for each in made.exported.artifacts],
-        "estimate": latency_estimate(made.slim, target),
+        "estimate": _estimates(made, target),
         "not_measured": [reason] if (reason := target.not_measured) else [],
         "notes": list(made.notes),
     }
+
+
+def _estimates(made: Made, target: Target) -> dict[str, Any] | None:
+    """Return estimates of both models for a device that is not here, or None."""
+    models = {"dense": made.dense, "slim": made.slim}
+    found = {name: latency_estimate(model, target) for name, model in models.items()}
+    return found if target.not_measured and all(found.values()) else None
 
 
 def _listed(made: Made, artifact: Mapping[str, Any]) -> dict[str, Any]:

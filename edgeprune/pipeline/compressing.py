@@ -14,6 +14,7 @@ from edgeprune.pipeline.assembly import Made, assemble_bundle, document
 from edgeprune.pipeline.checks import align_note, check_asked, check_place
 from edgeprune.pipeline.context import Context
 from edgeprune.pipeline.cutting import cut_stage, proof_words, score_stage
+from edgeprune.pipeline.estimating import estimate_line
 from edgeprune.pipeline.evidence import evidence_stage
 from edgeprune.pipeline.inputs import fingerprint, load_images, open_dense, preprocessing_of
 from edgeprune.pipeline.measuring import measure_stage
@@ -92,6 +93,7 @@ def _run(context: Context, built: BuiltModel) -> CompressResults:
     measured = measure_stage(context, exported, cut)
     made = Made(
         source=built.source.to_dict(),
+        dense=dense,
         training=training,
         recovery=recovery,
         slim=slim,
@@ -109,6 +111,7 @@ def _run(context: Context, built: BuiltModel) -> CompressResults:
         lines=(
             proof_words(cut.proof),
             *_doubts(context, measured.record),
+            *_estimated(context, bundle),
             *_places(bundle),
             f"the dense model and intermediate results are in {context.work.folder}; "
             "remove it when done",
@@ -127,6 +130,11 @@ def _doubts(context: Context, record: Record) -> Iterator[str]:
         yield f"not measured: {context.target.not_measured}"
         runtime = WORDS[measured_runtime(context)]
         yield f"latency and memory above are {runtime} on this machine's CPU"
+
+
+def _estimated(context: Context, bundle: Path) -> Iterator[str]:
+    if found := read_manifest(bundle)["estimate"]:
+        yield estimate_line(found, context.target.name)
 
 
 def _places(bundle: Path) -> tuple[str, ...]:

@@ -24,9 +24,11 @@ def latency_estimate(
     }
 
 
-def estimate_line(found: Mapping[str, Any], target: str) -> str:
-    """Say an estimate, given as JSON values, in one line."""
+def estimate_line(found: Mapping[str, Mapping[str, Any]], target: str) -> str:
+    """Say estimates of one target, given by model as JSON values, in one line."""
+    first = next(iter(found.values()))
+    times = ", ".join(f"{name} {each['ms']:.3g} ms".strip() for name, each in found.items())
     return (
-        f"{found['words']}: {found['ms']:.2f} ms on '{target}' at batch {found['batch']} in "
-        f"{found['precision']} (roofline; not a measurement)"
+        f"{first['words']}: {times} on '{target}' in {first['precision']} at batch "
+        f"{first['batch']} (roofline; not a measurement)"
     )

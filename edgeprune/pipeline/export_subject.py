@@ -6,7 +6,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from edgeprune_exporters.onnx_model import OnnxModel, open_onnx
 from torch import Tensor
 
 from edgeprune.capture import Captured
@@ -21,6 +20,7 @@ from edgeprune.pipeline.settings import CompressSettings
 from edgeprune.progress import Reporter
 from edgeprune.source import DEFAULT_CONFIG
 from edgeprune_exporters import Exportable, Images, TorchModel
+from edgeprune_exporters.onnx_model import OnnxModel, open_onnx
 
 GREY: Final = 1
 

@@ -1,12 +1,13 @@
 """Is it the same model? The cut against the masked model, the artifacts against torch."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final
 
 from edgeprune.report import formats
 from edgeprune.report.document import Document, Documents
+
+SHOWN: Final = 3  # files of an artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +19,6 @@ class CutLine:
     tolerance: str
     samples: str
     changed: str
-
-
-class KeptLine(NamedTuple):
-    """Operators of one kind that stayed at a higher precision, with the reason of the first."""
-
-    number: int
-    operator: str
-    precision: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +36,7 @@ class ArtifactLine:
     note: str
     agreement: str
     accuracy: str
-    kept: tuple[KeptLine, ...]
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +47,8 @@ class Proofs:
     batches: tuple[str, ...]
     artifacts: tuple[ArtifactLine, ...]
     not_measured: tuple[str, ...]
+    estimates: tuple[tuple[str, str], ...]
+    estimate_words: str
     notes: tuple[str, ...]
 
 
@@ -73,8 +66,19 @@ def proofs(documents: Documents) -> Proofs:
             for artifact, each in zip(artifacts, errors, strict=True)
         ),
         not_measured=bundle.texts("not_measured"),
+        estimates=tuple(
+            (name, formats.milliseconds(each.number("ms")))
+            for name, each in bundle.items("estimate")
+        ),
+        estimate_words=_estimate_words(bundle.at("estimate", "slim")),
         notes=bundle.texts("notes"),
     )
+
+
+def _estimate_words(estimate: Document) -> str:
+    """Say what the estimates are of; nothing is shown without it."""
+    parts = (estimate.text("words"), estimate.text("precision"))
+    return ", ".join(filter(None, parts))
 
 
 def _cut(documents: Documents) -> CutLine:
@@ -104,29 +108,37 @@ def _artifact(artifact: Document, errors: tuple[str, ...]) -> ArtifactLine:
         format=artifact.text("format") or "",
         precision=artifact.text("precision") or "",
         runtime=" ".join(filter(None, ran)),
-        files=tuple(_file(file) for file in artifact.each("files")),
+        files=tuple(_files(artifact)),
         errors=errors,
         tolerance="" if tolerance is None else formats.power(tolerance),
         ok=proof.flag("ok"),
         note=proof.text("note") or "",
         agreement=formats.ABSENT if agreement is None else formats.percent(agreement),
         accuracy=formats.ABSENT if accuracy is None else formats.percent(accuracy),
-        kept=tuple(_kept(artifact)),
-        notes=artifact.texts("notes"),
+        remarks=(*_kept(artifact), *artifact.texts("notes")),
     )
 
 
-def _kept(artifact: Document) -> Iterator[KeptLine]:
-    """Yield operators by kind; plenty of equal ones would hide the others."""
-    kept = artifact.each("kept")
-    counts = Counter((each.text("operator"), each.text("precision")) for each in kept)
-    for (operator, precision), count in counts.items():
-        reasons = (
-            each.text("reason")
-            for each in kept
-            if (each.text("operator"), each.text("precision")) == (operator, precision)
-        )
-        yield KeptLine(count, operator or "", precision or "", next(filter(None, reasons), ""))
+def _kept(artifact: Document) -> Iterator[str]:
+    """Say by kind which operators stayed at a higher precision, with one reason of each."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for each in artifact.each("kept"):
+        key = each.text("operator") or "", each.text("precision") or ""
+        groups.setdefault(key, []).append(each.text("reason") or "")
+    for (operator, precision), reasons in groups.items():
+        reason = next(filter(None, reasons), "")
+        more = " (the first of them; the others in proof.json)" if len(reasons) > 1 else ""
+        because = f": {reason}{more}" if reason else ""
+        yield f"{len(reasons)} {operator} in {precision}{because}"
+
+
+def _files(artifact: Document) -> Iterator[tuple[str, str]]:
+    """Yield the first files; a recipe has more than a table holds."""
+    files = artifact.each("files")
+    yield from (_file(file) for file in files[:SHOWN])
+    if rest := files[SHOWN:]:
+        size = sum(file.number("bytes") or 0 for file in rest)
+        yield f"and {len(rest)} more", formats.size(size)
 
 
 def _file(file: Document) -> tuple[str, str]:

@@ -68,9 +68,9 @@ def test_a_manifest_of_another_version_names_both(folder: Path) -> None:
 
 def test_golden_files_hold_inputs_outputs_and_their_tolerance(tmp_path: Path) -> None:
     inputs, outputs = torch.rand(2, 1, 4, 4), torch.rand(2, 3)
-    write_golden(tmp_path, inputs, outputs, ("a", "b"))
+    write_golden(tmp_path, inputs, outputs, ("a", "b"), {"fp32": 1e-4, "int8": 0.1})
     np.testing.assert_array_equal(np.load(tmp_path / "inputs.npy"), inputs.numpy())
     np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), outputs.numpy())
     document = json.loads((tmp_path / "golden.json").read_text(encoding="utf-8"))
     assert document["ids"] == ["a", "b"]
-    assert document["relative_tolerance"] == {"fp32": 1e-4}
+    assert document["relative_tolerance"] == {"fp32": 1e-4, "int8": 0.1}

@@ -35,7 +35,7 @@ BEFORE_ANY_IMAGE = [
     (["--sampler", "best"], 2, "no sampler 'best': choose one of cluster, random, confidence"),
     (["--ranking", "best"], 2, "no ranking 'best': choose one of global"),
     (["--target", "jetsen"], 2, "no target 'jetsen' (did you mean 'jetson'"),
-    (["--formats", "onnx,onxx"], 2, "no format 'onxx', did you mean 'onnx'?"),
+    (["--formats", "onnx,onxx"], 2, "no format 'onxx' (did you mean 'onnx'?)"),
     (["--per-class", "0"], 2, "--per-class 0 is too small: give 1 or more"),
     (["--rounds", "3"], 2, "--rounds 3 is odd"),
     (["--lr", "nan"], 2, "--lr nan is not a learning rate"),

@@ -67,6 +67,7 @@ def inspected(dense: Captured) -> Inspected:
         input=(3, 12, 12),
         found=found,
         listed=frozenset(group.name for group in found.groups),
+        estimate=None,
         seconds={"capture": 1.5, "analysis": 0.25},
     )
 

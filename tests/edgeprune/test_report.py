@@ -135,7 +135,7 @@ def test_a_cut_or_an_artifact_that_is_not_equal_is_said_first(tmp_path: Path) ->
 def test_artifacts_show_their_error_at_each_batch_size(page: str) -> None:
     text = _text(page)
     assert "batch 1 batch 3" in text
-    assert "equal 4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ not measured artifacts" in text
+    assert "equal 4.2 × 10⁻⁷ 6 × 10⁻⁷ 10⁻⁴ not measured not measured" in text
 
 
 def test_artifacts_show_what_they_get_right_by_themselves(tmp_path: Path) -> None:
@@ -143,7 +143,31 @@ def test_artifacts_show_what_they_get_right_by_themselves(tmp_path: Path) -> Non
     artifacts = bundle_document(results_document())["artifacts"]
     artifacts[0]["metrics"] = {"accuracy": 0.875}
     text = _text(_page(_edit(folder, "bundle", artifacts=artifacts)))
-    assert re.search(r"10⁻⁴ 87\.5\s% artifacts", text)
+    assert re.search(r"10⁻⁴ not measured 87\.5\s%", text)
+
+
+def test_what_stayed_at_a_higher_precision_is_told_by_kind_with_a_reason(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, examples=1)
+    artifacts = bundle_document(results_document())["artifacts"]
+    kept = {"operator": "Softmax", "precision": "fp32", "reason": "exceeds what fp16 holds"}
+    artifacts[0] |= {"precision": "fp16", "kept": [kept, kept | {"reason": "another"}]}
+    text = _text(_page(_edit(folder, "bundle", artifacts=artifacts)))
+    assert "2 Softmax in fp32: exceeds what fp16 holds (the first of them" in text
+
+
+def test_an_estimate_is_shown_with_its_label_and_beside_what_was_not_measured(
+    tmp_path: Path,
+) -> None:
+    folder = write_bundle(tmp_path, examples=1)
+    one = {"ms": 1.25, "batch": 1, "precision": "fp16", "words": "estimate, uncalibrated"}
+    changed = _edit(
+        folder,
+        "bundle",
+        estimate={"dense": one, "slim": one | {"ms": 0.5}},
+        not_measured=["built on the device"],
+    )
+    text = _text(_page(changed))
+    assert re.search(r"estimate, uncalibrated, fp16 ?: dense 1\.25\sms, slim 0\.500\sms", text)
 
 
 def test_classes_are_listed_worst_change_first_and_harm_is_marked(page: str) -> None:
