@@ -152,5 +152,5 @@ def _out_of_range(
 def _bytes(tensor: onnx.TensorProto) -> int:
     if any(size < 0 for size in tensor.dims):
         raise ValueError("a size is negative")
-    bits = math.prod(tensor.dims) * int(ir.DataType(tensor.data_type).bitwidth)
+    bits: int = math.prod(tensor.dims) * int(ir.DataType(tensor.data_type).bitwidth)
     return -(-bits // 8)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import onnx
@@ -126,13 +126,16 @@ class OnnxModel:
         import onnxruntime
 
         known = [name for name in names if name in self.value_names]
+        if not known:
+            return {}
         wider = onnx.ModelProto()
         wider.CopyFrom(self._named)
         wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in known)
         session = onnxruntime.InferenceSession(
             wider.SerializeToString(), self._options, providers=["CPUExecutionProvider"]
         )
-        return dict(zip(known, session.run(known, {INPUT: images}), strict=True)) if known else {}
+        found = cast(list[Array], session.run(known, {INPUT: images}))
+        return dict(zip(known, found, strict=True))
 
     @cached_property
     def value_names(self) -> frozenset[str]:

@@ -68,7 +68,7 @@ def group_normalization_per_channel(node: ir.Node, tape: ir.tape.Tape) -> Writte
     x, scale, bias = node.inputs
     if x is None or x.shape is None:
         return "the shape of its input is not known"
-    groups = node.attributes.get_int("num_groups")
+    groups = node.attributes["num_groups"].as_int()
     kind = x.dtype or ir.DataType.FLOAT
     ones = _constant(tape, np.ones(groups, kind.numpy()))
     zeros = _constant(tape, np.zeros(groups, kind.numpy()))
@@ -167,7 +167,7 @@ RULES: Final[Mapping[tuple[str, int], Rule]] = {
 def _over_groups(
     node: ir.Node, tape: ir.tape.Tape, scale: ir.Value | None, bias: ir.Value | None
 ) -> ir.Value:
-    x, groups = node.inputs[0], node.attributes.get_int("num_groups")
+    x, groups = node.inputs[0], node.attributes["num_groups"].as_int()
     flat = tape.op("Reshape", [x, _constant(tape, np.array([0, groups, -1], np.int64))])
     epsilon = {"epsilon": node.attributes.get_float("epsilon", 1e-5)}
     y = tape.op("InstanceNormalization", [flat, scale, bias], epsilon)

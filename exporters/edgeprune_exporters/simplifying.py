@@ -32,7 +32,7 @@ def simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
 
     try:
-        simpler, _ = onnxsim.simplify(graph, check_n=0)
+        simpler: onnx.ModelProto = onnxsim.simplify(graph, check_n=0)[0]
     except Exception as error:  # whatever its C++ met
         raise ExportError(f"onnxsim cannot simplify the graph: {error}") from error
     return simpler

@@ -34,7 +34,7 @@ def tidy(model: ir.Model) -> None:
     common.NameFixPass()(model)
     for value in model.graph.initializers.values():
         if value.const_value is not None:  # what was folded still has the shape it was computed in
-            value.shape = ir.Shape(value.const_value.shape)
+            value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _rules() -> list[RewriteRule]:
