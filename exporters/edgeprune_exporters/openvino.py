@@ -107,12 +107,13 @@ def _save(model: Any, path: Path, job: Job, *, half: bool) -> None:  # noqa: ANN
 
 
 def _name_operators(model: Any) -> None:  # noqa: ANN401
-    """Number the operators that OpenVINO named itself.
+    """Number the operators that OpenVINO named itself, by their type and a count.
 
     It counts on from whatever was converted before in the process, and two
-    exports of one model would differ.
+    exports of one model would differ. A constant is named after what it came from.
     """
     for position, operator in enumerate(model.get_ordered_ops()):
         kind, _, number = operator.get_friendly_name().rpartition("_")
-        if kind == operator.get_type_name() and number.isdigit():
+        constant = operator.get_type_name() == "Constant" and kind.isalpha()
+        if number.isdigit() and (constant or kind == operator.get_type_name()):
             operator.set_friendly_name(f"{kind}_{position}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeprune.capture import capture
+from edgeprune.capture import Captured, capture
 from edgeprune.errors import ExportError
 from edgeprune.targets import load_target
-from edgeprune_exporters import Images, Job, TorchModel, openvino
+from edgeprune_exporters import ExportOptions, Images, Job, TorchModel, openvino, runtimes
+from edgeprune_exporters.execution import read_execution
 from edgeprune_exporters.openvino import OpenvinoExporter
+from edgeprune_exporters.quantization import Quantized, quantize_openvino
+from edgeprune_exporters.quantization.openvino_subject import OpenvinoSubject
 from edgeprune_exporters.runtimes import import_openvino, load_openvino
 
 
@@ -95,3 +100,150 @@ def test_a_map_over_space_is_not_folded_into_a_kernel_of_its_size(
     assert not OpenvinoExporter().export(job, "fp32", tmp_path).proof.ok, (
         "the barrier is not needed"
     )
+
+
+@pytest.fixture(scope="module")
+def int8_jobs(cnn: Captured, vit: Captured, images: Tensor) -> dict[str, Job]:
+    given = Images(parity=images, calibration=images)
+    return {
+        name: Job(model=TorchModel(model), target=load_target("cpu"), images=given)
+        for name, model in (("cnn", cnn), ("vit", vit))
+    }
+
+
+@pytest.mark.parametrize("net", ["cnn", "vit"])
+def test_weights_of_int8_files_are_integers(
+    net: str, int8_jobs: dict[str, Job], tmp_path: Path
+) -> None:
+    artifact = OpenvinoExporter().export(int8_jobs[net], "int8", tmp_path)
+    assert artifact.proof.ok
+    assert artifact.precision == "int8"
+    text = (tmp_path / "model.xml").read_text()
+    assert 'element_type="i8"' in text
+    assert "nncf" not in text.replace("nncf_smooth_quant", "")
+
+
+def test_weights_of_fp16_files_take_half_the_space(
+    int8_jobs: dict[str, Job], vit_files: Any, tmp_path: Path
+) -> None:
+    assert OpenvinoExporter().export(int8_jobs["vit"], "fp16", tmp_path).proof.ok
+    assert 'element_type="f16"' in (tmp_path / "model.xml").read_text()
+    full = vit_files.path("openvino/model.bin").stat().st_size
+    assert (tmp_path / "model.bin").stat().st_size < 0.55 * full
+
+
+def test_a_fixed_batch_is_in_the_file(int8_jobs: dict[str, Job], tmp_path: Path) -> None:
+    job = replace(int8_jobs["cnn"], options=ExportOptions(batch=2))
+    for precision in ("fp32", "int8"):
+        assert OpenvinoExporter().export(job, precision, tmp_path).proof.ok
+        model = import_openvino().Core().read_model(tmp_path / "model.xml")
+        assert model.input("images").partial_shape.to_string() == "[2,3,32,32]"
+        assert model.output("logits").partial_shape.to_string() == "[2,5]"
+
+
+def files_of(job: Job, folder: Path) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    OpenvinoExporter().export(job, "int8", folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("net", ["cnn", "vit"])
+def test_two_int8_exports_are_byte_identical_and_tell_no_path(
+    net: str, int8_jobs: dict[str, Job], tmp_path: Path
+) -> None:
+    one = files_of(int8_jobs[net], tmp_path / "one")
+    assert files_of(int8_jobs[net], tmp_path / "two") == one
+    assert not re.search(rb"/(work|tmp|home|root|usr|opt|var|Users)/", b"".join(one.values()))
+
+
+def test_another_process_writes_the_same_int8_bytes(
+    int8_jobs: dict[str, Job], tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; import torch\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from conftest import TinyCnn, _captured\n"
+        "from edgeprune.targets import load_target\n"
+        "from edgeprune_exporters import Images, Job, TorchModel\n"
+        "from edgeprune_exporters.openvino import OpenvinoExporter\n"
+        "images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))\n"
+        "job = Job(model=TorchModel(_captured(TinyCnn)), target=load_target('cpu'),\n"
+        "          images=Images(parity=images, calibration=images))\n"
+        "OpenvinoExporter().export(job, 'int8', Path(sys.argv[2]))\n"
+    )
+    other = tmp_path / "other"
+    other.mkdir()
+    here = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code, here, str(other)], check=True)
+    here_written = files_of(int8_jobs["cnn"], tmp_path / "here")
+    assert {path.name: path.read_bytes() for path in sorted(other.iterdir())} == here_written
+
+
+def test_int8_refuses_without_nncf_and_names_it(
+    cnn: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = runtimes.find_spec
+    monkeypatch.setattr(runtimes, "find_spec", lambda n: None if n == "nncf" else found(n))
+    arguments = TorchModel(cnn), load_target("cpu")
+    assert OpenvinoExporter().refusal(*arguments, "fp32") is None
+    reason = OpenvinoExporter().refusal(*arguments, "int8")
+    assert reason is not None
+    assert "pip install nncf" in reason
+
+
+def test_a_wrong_range_in_one_quantiser_fails_the_proof(
+    int8_jobs: dict[str, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored eight times too large, as with a scale that belongs to another layer."""
+
+    def plant(model: Any, job: Job) -> Quantized[Any]:
+        quantised = quantize_openvino(model, job)
+        quantiser = next(
+            each
+            for each in quantised.graph.get_ordered_ops()
+            if each.get_type_name() == "FakeQuantize" and "relu" in each.get_friendly_name()
+        )
+        for port in (3, 4):
+            constant = quantiser.input_value(port).get_node()
+            wrong = import_openvino().opset1.constant(constant.data * 8)
+            quantiser.input(port).replace_source_output(wrong.output(0))
+        return quantised
+
+    monkeypatch.setattr(openvino, "quantize_openvino", plant)
+    assert not OpenvinoExporter().export(int8_jobs["cnn"], "int8", tmp_path).proof.ok
+
+
+@pytest.mark.parametrize("net", ["cnn", "vit"])
+def test_what_runs_in_int8_is_read_back(
+    net: str, int8_jobs: dict[str, Job], tmp_path: Path
+) -> None:
+    artifact = OpenvinoExporter().export(int8_jobs[net], "int8", tmp_path)
+    found = read_execution(tmp_path / "model.xml")
+    assert artifact.notes[-1] == found.note
+    assert sum(found.layers.values()) == {"cnn": 4, "vit": 8}[net]
+    assert sum(found.macs.values()) == pytest.approx(1)
+    integers = {name: share for name, share in found.macs.items() if name in {"i8", "u8"}}
+    # Attention weighs its values in float: a twentieth of the products of this ViT.
+    assert sum(integers.values()) == pytest.approx({"cnn": 1, "vit": 0.95}[net], abs=0.01)
+
+
+def test_a_float_file_is_said_to_run_in_what_the_runtime_chooses(cnn_files: Any) -> None:
+    found = read_execution(cnn_files.path("openvino/model.xml"))
+    assert set(found.layers) == {found.precision}
+    assert found.macs == {found.precision: 1.0}
+    assert "int8" not in found.note
+
+
+def test_a_reverted_layer_is_not_counted_as_int8(
+    int8_jobs: dict[str, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_in_float(model: Any, job: Job) -> Quantized[Any]:
+        subject = OpenvinoSubject(model=model, job=job)
+        first = subject.layers(subject.quantize())[0]
+        return Quantized(graph=subject.quantize([first.name]))
+
+    monkeypatch.setattr(openvino, "quantize_openvino", first_in_float)
+    OpenvinoExporter().export(int8_jobs["cnn"], "int8", tmp_path)
+    found = read_execution(tmp_path / "model.xml")
+    assert found.layers[found.precision] == 1
+    assert found.macs[found.precision] == pytest.approx(0.61, abs=0.01)

@@ -38,11 +38,9 @@ def for_tensorrt(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def _give_sign(graph: onnx.ModelProto, pair: Pair) -> None:
     """Let 127 steps reach as far as 255 did."""
-    rounded, scale, zero = pair.dequantizer.input
+    _, scale, zero = pair.dequantizer.input
     _store(graph, scale, (pair.scale * np.float32(255 / 127)).astype(np.float32))
     _store(graph, zero, pair.zero.astype(np.int8))
-    for value in [each for each in graph.graph.value_info if each.name == rounded]:
-        graph.graph.value_info.remove(value)  # it says unsigned
 
 
 def _release_residuals(graph: onnx.ModelProto) -> None:

@@ -1,0 +1,66 @@
+"""Runtimes say what they run in, and are one error where they are absent or cannot load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeprune.errors import ExportError
+from edgeprune_exporters import runtimes
+from edgeprune_exporters.runtimes import (
+    import_openvino,
+    last_line,
+    load_onnxruntime,
+    load_openvino,
+    missing,
+    run_graph,
+    run_openvino,
+)
+
+
+def test_a_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing("openvino", "OpenVINO") is None
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    assert missing("openvino", "OpenVINO") == "OpenVINO is not installed: pip install openvino"
+
+
+def test_the_last_line_of_a_message_is_the_cause() -> None:
+    assert last_line(RuntimeError("Check 'x' failed at core.cpp:1\n\n  no such file \n")) == (
+        "no such file"
+    )
+    assert last_line(RuntimeError()) == "RuntimeError"
+
+
+def test_openvino_runs_in_float32_whatever_it_prefers(cnn_files: Any) -> None:
+    runtime = load_openvino(cnn_files.path("openvino/model.xml"))
+    assert (runtime.name, runtime.precision) == ("openvino", "f32")
+    assert runtime.path == cnn_files.path("openvino/model.xml")
+
+
+def test_files_and_graphs_in_memory_run_alike(cnn_files: Any) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    path = cnn_files.path("onnx/model.onnx")
+    np.testing.assert_array_equal(
+        load_onnxruntime(path).run(images), run_graph(onnx.load(path))(images)
+    )
+    path = cnn_files.path("openvino/model.xml")
+    model = import_openvino().Core().read_model(path)
+    np.testing.assert_array_equal(load_openvino(path).run(images), run_openvino(model)(images))
+
+
+def test_logits_are_not_overwritten_by_the_next_run(cnn_files: Any) -> None:
+    run = load_openvino(cnn_files.path("openvino/model.xml")).run
+    first = run(np.zeros((1, 3, 32, 32), np.float32))
+    kept = first.copy()
+    run(np.ones((1, 3, 32, 32), np.float32))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_file_that_is_no_model_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(ExportError, match=r"ONNX Runtime cannot load 'model.onnx'"):
+        load_onnxruntime(tmp_path / "model.onnx")
