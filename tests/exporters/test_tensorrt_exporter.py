@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgeprune import Captured
 from edgeprune.errors import ExportError, ParityError, UsageError
-from edgeprune.targets import Target, load_target
+from edgeprune.targets import Target, load_target, target_names
 from edgeprune.targets.target import Device
 from edgeprune_exporters import Artifact, ExportOptions, Images, Job, LabelledImages, TorchModel
 from edgeprune_exporters.external_data import save_graph
@@ -30,7 +30,7 @@ from edgeprune_exporters.tensorrt.limits import graph_refusal, least_version
 from edgeprune_exporters.tensorrt.settings import engine_of
 from edgeprune_exporters.tensorrt.trtexec import FAMILIES
 
-from .fake_tensorrt import install
+from .fake_tensorrt import install, versions
 
 ORIN = Target(
     name="my-jetson",
@@ -462,6 +462,32 @@ def test_on_the_device_itself_the_engine_is_built_and_proven_at_once(  # noqa: P
     share = f"{proof['shares'][precision]['share']:.0%} of its layers compute in {precision}"
     assert f"built here, by TensorRT {version} for" in artifact.notes[-1]
     assert share in artifact.notes[-1]
+
+
+TARGETS = [name for name in target_names() if "tensorrt" in load_target(name).formats]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["cnn", "vit"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_has_its_engine_at_each_of_its_precisions(  # noqa: PLR0917 - one case
+    name: str,
+    model: str,
+    images: Tensor,
+    tmp_path: Path,
+    device: Callable[..., None],
+    request: pytest.FixtureRequest,
+) -> None:
+    target = load_target(name)
+    assert target.device is not None
+    assert target.device.tensorrt is not None
+    has = next(each for each in versions() if each.startswith(target.device.tensorrt))
+    device(has, target.device.compute_capability or "8.7")
+    job = job_of(request.getfixturevalue(model), images, target)
+    for precision in target.precisions:
+        artifact = export(job, precision, tmp_path / precision)
+        assert f"by TensorRT {has}" in artifact.notes[-1], precision
+        assert artifact.opset == target.opset
 
 
 def test_an_accelerator_of_the_device_is_used_and_its_share_told(
