@@ -68,17 +68,15 @@ def to_half(graph: onnx.ModelProto, images: Sequence[Array], *, reporter: Report
     if not all(np.isfinite(logits).all() for logits in exact.logits):
         raise ExportError(f"{_first_infinite(model, exact)} in float32 for the given images")
     trial = Trial(model=model, opset=opset, images=images, logits=exact.logits)
-    found = unfit(Facts(model=model, opset=opset, reached=exact.reached))
-    while True:
-        single = search(trial, found, reporter)
-        _require_any(model, opset, single)
-        half = halve(model, single)
-        rounded = observe(rounding(half), images, float_values(half))
-        spoilt = _spoilt(model, rounded, exact)
-        if spoilt.keys() <= single.keys():
-            break
-        found = single | spoilt
-    inferred(half)  # the types are right; the written file is checked in full
+    unable = unfit(Facts(model=model, opset=opset, reached=exact.reached))
+    single = search(trial, _finite(trial, trial.settled(unable), exact), reporter)
+    if not _is_quantised(model) and all(
+        key(node) in single for node in model.graph if slots(node, opset)
+    ):
+        raise ExportError("nothing in the model can be float16 on these images: export fp32")
+    half = halve(model, single)
+    inferred(half)  # its types are right; the written file is checked in full
+    rounded = observe(rounding(half), images)
     worst = difference(rounded.logits, exact.logits)
     return Half(graph=ir.to_proto(half), kept=_kept(model, single), worst=worst)
 
@@ -93,27 +91,49 @@ def _first_infinite(model: ir.Model, seen: Observed) -> str:
     return "the input gives NaN or infinite values"
 
 
-def _spoilt(model: ir.Model, rounded: Observed, exact: Observed) -> dict[str, str]:
-    """Return the first operator that is finite in float32 alone, with those that it reads.
+def _finite(trial: Trial, single: dict[str, str], exact: Observed) -> dict[str, str]:
+    """Return ``single`` with what has to join it so that no value is NaN or infinite.
 
-    One that divides by what another rounded to 0 is helped by both.
+    That ends: an operator that reads float32 from end to end is as finite as it was.
     """
+    while True:
+        half = halve(trial.model, single)
+        rounded = observe(rounding(half), trial.images, float_values(half))
+        node = _spoilt(trial.model, rounded, exact)
+        if node is None:
+            return single
+        reason = f"'{key(node)}' is NaN or infinite in float16"
+        joining = {key(each): reason for each in _last_half(node, single)}
+        single = trial.settled(single | joining)
+
+
+def _spoilt(model: ir.Model, rounded: Observed, exact: Observed) -> ir.Node | None:
+    """Return the first operator that is finite in float32 alone."""
     for node in model.graph:
         for name in (str(value.name) for value in node.outputs):
             seen, wanted = rounded.reached.get(name), exact.reached.get(name)
             if seen and wanted and wanted.finite and not seen.finite:
-                sources = [value.producer() for value in node.inputs if value is not None]
-                reason = f"'{name}' is NaN or infinite in float16"
-                return {key(each): reason for each in (node, *sources) if each is not None}
-    return {}
+                return node
+    return None
 
 
-def _require_any(model: ir.Model, opset: int, single: Mapping[str, str]) -> None:
-    """Raise where nothing is float16, unless something is int8."""
-    if any(node.op_type in QUANTISERS for node in model.graph):
-        return
-    if all(key(node) in single for node in model.graph if slots(node, opset)):
-        raise ExportError("nothing in the model can be float16 on these images: export fp32")
+def _last_half(node: ir.Node, single: Mapping[str, str]) -> list[ir.Node]:
+    """Return the operators in float16 whose results arrive at a node, and itself if it is one.
+
+    One that divides by what another rounded to 0 is helped by both in float32.
+    """
+    queue, seen, found = [node], {node}, [node] if key(node) not in single else []
+    while queue:
+        for value in queue.pop().inputs:
+            source = value.producer() if value is not None else None
+            if source is not None and source not in seen:
+                seen.add(source)
+                (queue if key(source) in single else found).append(source)
+    return found
+
+
+def _is_quantised(model: ir.Model) -> bool:
+    return any(node.op_type in QUANTISERS for node in model.graph)
 
 
 def _kept(model: ir.Model, single: Mapping[str, str]) -> tuple[Kept, ...]:

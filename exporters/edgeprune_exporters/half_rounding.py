@@ -23,7 +23,7 @@ def rounding(half: ir.Model) -> ir.Model:
             use.node.replace_input_with(use.idx, wide)
             graph.insert_before(use.node, cast)
     for node in list(graph):
-        if "to" in node.attributes and node.attributes["to"].as_int() == HALF:
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == HALF:
             node.attributes["to"] = ir.AttrInt64("to", int(SINGLE))
         for value in node.outputs:
             if value.dtype == HALF:

@@ -67,7 +67,7 @@ def difference(actual: Sequence[Array], wanted: Sequence[Array]) -> float:
 
 
 def float_values(model: ir.Model) -> list[str]:
-    """Return the names of the floating-point values that depend on the input, in order."""
+    """Return the names of the floating-point values, of the input and of operators, in order."""
     given = [value for node in model.graph for value in node.outputs]
     return [
         str(each.name) for each in (*model.graph.inputs, *given) if each.name and is_float(each)
@@ -128,8 +128,8 @@ def _load(model: ir.Model) -> _Loaded:
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.disable_prepacking", "1")  # a copy of all weights
     weights = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind)
-        for name, (array, kind) in take_weights(model).items()
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        for name, array in take_weights(model).items()
     }
     options.add_external_initializers(list(weights), list(weights.values()))
     data = ir.to_proto(model).SerializeToString()

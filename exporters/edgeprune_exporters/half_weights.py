@@ -16,14 +16,19 @@ from edgeprune.errors import ExportError
 SMALL: Final = 1024  # bytes: up to here a tensor stays in the graph, as shapes have to
 
 
-def take_weights(model: ir.Model) -> dict[str, tuple[NDArray[Any], int]]:
-    """Replace the large tensors of a model by references; return them with their ONNX types."""
+def take_weights(model: ir.Model) -> dict[str, NDArray[Any]]:
+    """Replace the large tensors of a model by references, and return them.
+
+    Types that numpy has not, as int4, stay in the graph.
+    """
     taken = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.nbytes > SMALL:
-            array = np.ascontiguousarray(tensor.numpy())
-            taken[name] = (array, int(tensor.dtype))
+        if tensor is None or tensor.nbytes <= SMALL:
+            continue
+        array = np.ascontiguousarray(tensor.numpy())
+        if array.dtype.isbuiltin == 1:
+            taken[name] = array
             value.const_value = ir.ExternalTensor(
                 "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
             )

@@ -336,7 +336,8 @@ def test_a_division_that_only_float16_makes_infinite_stays_in_float32() -> None:
         p = Conv<kernel_shape=[8,8]>(images, w1)
         f = Flatten(p)
         g = Abs(f)
-        divisor = Mul(g, spread)
+        small = Mul(g, spread)
+        divisor = Reshape(small, shape)
         q = Div(g, divisor)
         s = Softmax(q)
         logits = Gemm(s, w3)
@@ -344,9 +345,12 @@ def test_a_division_that_only_float16_makes_infinite_stays_in_float32() -> None:
         w1=weight(2, 3, 8, 8),
         w3=weight(2, 4),
         spread=np.array([0.5, 1e-9], np.float32),
+        shape=np.array([-1, 2], np.int64),
     )
     reasons = kept(half(model))
-    assert {"div_q", "mul_divisor"} <= set(reasons)
+    assert {"div_q", "reshape_divisor", "mul_small"} <= set(reasons)
+    assert reasons["div_q"] == "'q' is NaN or infinite in float16"
+    assert "gemm_logits" not in reasons
 
 
 def test_images_beyond_float16_are_read_in_float32() -> None:
