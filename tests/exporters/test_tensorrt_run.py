@@ -427,6 +427,24 @@ def test_an_engine_takes_any_batch_in_any_order_and_gives_its_memory_back(
     assert engine.cuda.library.fake_held() == 0
 
 
+def test_memory_that_could_not_be_had_is_not_given_back_twice(
+    device: Device, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = device()
+    run.build(folder, options())
+    engine = run.Engine.load(folder / "engine.plan")
+    engine.infer(np.zeros((1, 3, SIZE, SIZE), np.float32))
+
+    def full(*asked: object) -> int:
+        raise run.RunError("cudaMalloc: out of memory")
+
+    monkeypatch.setattr(engine.cuda, "ask", full)
+    with pytest.raises(run.RunError, match="out of memory"):
+        engine.infer(np.zeros((2, 3, SIZE, SIZE), np.float32))
+    engine.close()
+    assert engine.cuda.library.fake_held() == 0
+
+
 def test_a_plan_of_another_version_is_not_loaded(device: Device, folder: Path) -> None:
     device().build(folder, options())
     run = device("10.13.3")
