@@ -330,7 +330,7 @@ def test_nan_in_the_float32_graph_names_the_operator() -> None:
 
 
 def test_a_division_that_only_float16_makes_infinite_stays_in_float32() -> None:
-    # Its divisor is large for the first channel, and vanishes in float16 for the second.
+    # Both its operands are large for the first channel, and 0 in float16 for the second.
     model = graph(
         """
         p = Conv<kernel_shape=[8,8]>(images, w1)
@@ -338,7 +338,8 @@ def test_a_division_that_only_float16_makes_infinite_stays_in_float32() -> None:
         g = Abs(f)
         small = Mul(g, spread)
         divisor = Reshape(small, shape)
-        q = Div(g, divisor)
+        twice = Add(small, small)
+        q = Div(twice, divisor)
         s = Softmax(q)
         logits = Gemm(s, w3)
         """,
@@ -348,7 +349,7 @@ def test_a_division_that_only_float16_makes_infinite_stays_in_float32() -> None:
         shape=np.array([-1, 2], np.int64),
     )
     reasons = kept(half(model))
-    assert {"div_q", "reshape_divisor", "mul_small"} <= set(reasons)
+    assert {"div_q", "reshape_divisor", "add_twice", "mul_small"} <= set(reasons)
     assert reasons["div_q"] == "'q' is NaN or infinite in float16"
     assert "gemm_logits" not in reasons
 
