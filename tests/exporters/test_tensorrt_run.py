@@ -57,6 +57,7 @@ def test_the_program_builds_proves_and_checks_an_engine(
     assert proof["warnings"] == ["a kernel is slow"]
     assert str(tmp_path) not in (folder / "engine.json").read_text()
     checked = program(folder, site, "check")
+    assert "its layers compute in fp16 (100 %)" in built.stderr
     assert checked.returncode == 0, checked.stderr
     assert json.loads(checked.stdout)["parity"] == proof["parity"]
 

@@ -656,7 +656,7 @@ def build(folder: Path, options: argparse.Namespace) -> Answer:
     write(folder / PROOF, text.encode() + b"\n")
     write(folder / PLAN, plan)
     shares = ["%s %.0f %%" % (name, 100 * n["share"]) for name, n in answer["shares"].items()]
-    tell("%s is proven; of its layers compute in %s" % (PLAN, ", ".join(shares)))
+    tell("%s is proven; its layers compute in %s" % (PLAN, ", ".join(shares)))
     return answer
 
 
