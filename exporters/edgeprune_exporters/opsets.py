@@ -76,10 +76,10 @@ def at_opset(graph: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     Raises:
         ExportError: an operator has no form in that opset; it is named.
     """
-    source = opset_of(graph)
-    if opset < LEAST:
+    source, newest = opset_of(graph), onnx.defs.onnx_opset_version()
+    if not LEAST <= opset <= newest:
         raise ExportError(
-            f"opset {opset} cannot be written, {LEAST} and later can: set opset in the target"
+            f"opset {opset} cannot be written, {LEAST} to {newest} can: set opset in the target"
         )
     if opset > source:
         graph = _raised(graph, source, opset)

@@ -198,7 +198,8 @@ REFUSED = {
         17,
         "i = Cast <to = 6> (x) j = BitwiseNot (i) y = Cast <to = 1> (j)",
     ),
-    "opset 12 cannot be written, 16 and later can": (18, 12, "y = Relu (x)"),
+    "opset 12 cannot be written, 16 to ": (18, 12, "y = Relu (x)"),
+    "opset 99 cannot be written, 16 to ": (18, 99, "y = Relu (x)"),
 }
 GIVEN = (
     constant("scales", "1.0, 1.0, 2.0, 2.0", "float")
