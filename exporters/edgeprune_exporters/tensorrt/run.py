@@ -655,7 +655,7 @@ def build(folder: Path, options: argparse.Namespace) -> Answer:
     text = json.dumps(answer, indent=1, ensure_ascii=False, allow_nan=False)
     write(folder / PROOF, text.encode() + b"\n")
     write(folder / PLAN, plan)
-    shares = ["%s %.0f %%" % (name, 100 * n["share"]) for name, n in answer["shares"].items()]
+    shares = ["%s (%.0f %%)" % (name, 100 * n["share"]) for name, n in answer["shares"].items()]
     tell("%s is proven; its layers compute in %s" % (PLAN, ", ".join(shares)))
     return answer
 
