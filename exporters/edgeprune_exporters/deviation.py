@@ -110,7 +110,7 @@ def _images(batches: Sequence[Batch], proof: ParityProof) -> Array:
         for batch, parity in zip(batches, proof.batches, strict=True)
         if parity.max_rel > proof.tolerance
     ]
-    return failed[0] if failed and proof.limit.noise is None else batches[-1].images
+    return failed[0] if failed and proof.limit.measure == "max_rel" else batches[-1].images
 
 
 def _words(comparison: Comparison, at_the_end: float) -> str:

@@ -2,9 +2,9 @@
 
 The files are loaded as a device would load them and run on real images at each
 batch size; the error is the largest difference of a logit relative to the
-largest logit in absolute value. A NaN is an infinite difference. Below float32
-the errors must also stay small beside what the images make of a difference:
-logits may be nearly the same for all images, and nearly right for none.
+largest logit in absolute value. A NaN is an infinite difference. In int8 the
+largest difference says little, and the error is the noise: the root mean square
+of all differences, relative to what the logits differ from image to image.
 """
 
 import math
@@ -14,16 +14,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeprune.errors import ParityError
 from edgeprune_exporters.calls import Accuracy, agreement
+from edgeprune_exporters.distances import (
+    Array,
+    difference,
+    distance,
+    root_mean_square,
+    rounded,
+    spread_of,
+)
+
+__all__ = ["FLOAT32", "TOLERANCE", "Array", "Batch", "BatchParity", "Limit"]
+__all__ += ["ParityProof", "Runtime", "distance", "prove"]
 
 TOLERANCE: Final = 1e-4  # relative, in float32: other kernels add in another order, no more
-DIGITS: Final = 4  # of a measured number in a document: the rest is noise
-
-Array = NDArray[np.float32]
-Logits = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,15 +64,15 @@ class Limit:
     """How far an artifact may be.
 
     Attributes:
-        tolerance: what ``max_rel`` may be.
+        tolerance: what the error may be.
         reason: where that comes from.
-        noise: what ``noise`` may be, or None for anything.
+        measure: of the error, ``max_rel`` or ``noise``.
         precision: that this is the limit for.
     """
 
     tolerance: float
     reason: str
-    noise: float | None = None
+    measure: str = "max_rel"
     precision: str = "fp32"
 
 
@@ -82,6 +88,8 @@ class BatchParity:
         max_abs: the largest difference of a logit.
         mean_abs: the mean difference.
         max_rel: the largest difference, relative to the largest logit.
+        noise: root mean square of the differences, relative to that of what the logits
+            of all images differ from their mean; None where all images give the same.
         agreement: share of calls that are the model's own.
     """
 
@@ -89,6 +97,7 @@ class BatchParity:
     max_abs: float
     mean_abs: float
     max_rel: float
+    noise: float | None
     agreement: float
 
 
@@ -101,8 +110,6 @@ class ParityProof:
         runtime: what ran the files, with its version.
         precision: of the arithmetic, as the runtime reports it.
         limit: how far it may be.
-        noise: root mean square of the errors, relative to that of what the logits
-            differ from image to image; None where all images give the same.
         reference: what the logits were compared with, as ``torch``.
         note: what was not compared, and why, or None.
         accuracy: on the test split, if there is one.
@@ -114,7 +121,6 @@ class ParityProof:
     runtime_version: str
     precision: str
     limit: Limit = FLOAT32
-    noise: float | None = None
     reference: str = "torch"
     note: str | None = None
     accuracy: Accuracy | None = None
@@ -127,7 +133,7 @@ class ParityProof:
 
     @property
     def tolerance(self) -> float:
-        """What ``max_rel`` may be."""
+        """What the error may be."""
         return self.limit.tolerance
 
     @property
@@ -137,16 +143,25 @@ class ParityProof:
         return sum(batch.batch * batch.agreement for batch in self.batches) / count
 
     @property
-    def ok(self) -> bool:
-        """Whether every batch size is within the tolerance, and the noise is."""
-        return self.max_rel <= self.tolerance and not self.drowned
+    def noise(self) -> float | None:
+        """The noise over all compared images."""
+        count = sum(batch.batch for batch in self.batches)
+        squares = [
+            batch.batch * batch.noise**2 for batch in self.batches if batch.noise is not None
+        ]
+        return math.sqrt(sum(squares) / count) if squares else None
 
     @property
-    def drowned(self) -> bool:
-        """Whether the errors are too large beside the differences between images."""
-        if self.noise is None or self.limit.noise is None:
-            return False
-        return self.noise > self.limit.noise
+    def error(self) -> float:
+        """What the limit is for; the largest relative error where there is no noise to measure."""
+        if self.limit.measure == "noise" and self.noise is not None:
+            return self.noise
+        return self.max_rel
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
 
     def require(self, format_name: str, rounding: float | None = None) -> None:
         """Raise ParityError unless the proof holds.
@@ -157,14 +172,11 @@ class ParityProof:
                 float64, in the measure of ``max_rel``, if that is known.
         """
         if not self.ok:
-            worst = max(self.batches, key=lambda batch: batch.max_rel)
             where = f"; {self.deviation}" if self.deviation else ""
-            drowned = f", {self.noise:.1e} of what images change," if self.drowned else ""
             raise ParityError(
-                f"the {format_name} file differs from {self.reference} by {worst.max_rel:.1e} "
-                f"relative at batch {worst.batch}{drowned} in {self.runtime} "
-                f"{self.runtime_version} ({self._limits()}){where}: it was not kept; "
-                f"{self._advice(rounding)}"
+                f"the {format_name} file differs from {self.reference} by {self._far()} in "
+                f"{self.runtime} {self.runtime_version} (tolerance {self.tolerance:.0e}){where}: "
+                f"it was not kept; {self._advice(rounding)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,8 +185,9 @@ class ParityProof:
             "ok": self.ok,
             "tolerance": rounded(self.tolerance),
             "tolerance_reason": self.limit.reason,
-            "noise": None if self.noise is None else rounded(self.noise),
-            "noise_tolerance": self.limit.noise,
+            "measure": self.limit.measure,
+            "error": rounded(self.error),
+            "noise": rounded(self.noise),
             "reference": self.reference,
             "runtime": self.runtime,
             "runtime_version": self.runtime_version,
@@ -187,6 +200,7 @@ class ParityProof:
                     "max_abs": rounded(each.max_abs),
                     "mean_abs": rounded(each.mean_abs),
                     "max_rel": rounded(each.max_rel),
+                    "noise": rounded(each.noise),
                     "agreement": rounded(each.agreement),
                 }
                 for each in self.batches
@@ -195,13 +209,18 @@ class ParityProof:
             "note": self.note,
         }
 
-    def _limits(self) -> str:
-        drowned = f" and {self.limit.noise:.0e}" if self.drowned else ""
-        return f"tolerance {self.tolerance:.0e}{drowned}"
+    def _far(self) -> str:
+        if self.error != self.max_rel:
+            return f"{self.error:.1e} of what images change in the logits"
+        worst = max(self.batches, key=lambda batch: batch.max_rel)
+        return f"{worst.max_rel:.1e} relative at batch {worst.batch}"
 
     def _advice(self, rounding: float | None) -> str:
         if self.limit != FLOAT32:
-            return "bound the loss with --max-drop, or write a higher precision"
+            return (
+                f"if {self.limit.precision} costs this model so much, give a smaller --max-drop or "
+                "write a higher precision"
+            )
         # A runtime adds in another order: it can be as far off as the model itself is.
         if rounding is None or rounding < self.tolerance / 10:
             return "please report the model"
@@ -235,10 +254,12 @@ def prove(
         ParityError: a batch does not run, or gives logits of another shape.
     """
     outputs = [_run(runtime, batch, reference) for batch in batches]
-    pairs = list(zip(outputs, (batch.logits for batch in batches), strict=True))
+    spread = spread_of(np.concatenate([batch.logits for batch in batches]))
     return ParityProof(
-        batches=tuple(_parity(actual, own, multi_label) for actual, own in pairs),
-        noise=noise(np.concatenate(outputs), np.concatenate([own for _, own in pairs])),
+        batches=tuple(
+            _parity(actual, batch.logits, spread, multi_label)
+            for actual, batch in zip(outputs, batches, strict=True)
+        ),
         runtime=runtime.name,
         runtime_version=runtime.version,
         precision=runtime.precision,
@@ -266,39 +287,13 @@ def _run(runtime: Runtime, batch: Batch, reference: str) -> Array:
     return actual
 
 
-def _parity(actual: Array, own: Array, multi_label: bool) -> BatchParity:
+def _parity(actual: Array, own: Array, spread: float | None, multi_label: bool) -> BatchParity:
     max_abs, max_rel = distance(actual, own)
     return BatchParity(
         batch=len(own),
         max_abs=max_abs,
-        mean_abs=float(_difference(actual, own).mean()),
+        mean_abs=float(difference(actual, own).mean()),
         max_rel=max_rel,
+        noise=None if spread is None else root_mean_square(difference(actual, own)) / spread,
         agreement=agreement(actual, own, multi_label=multi_label),
     )
-
-
-def distance(actual: Logits, wanted: Logits) -> tuple[float, float]:
-    """Return the largest difference, and the same relative to the largest wanted value."""
-    max_abs = float(_difference(actual, wanted).max(initial=0.0))
-    return max_abs, max_abs / max(float(np.abs(wanted).max(initial=0.0)), 1e-12)
-
-
-def noise(actual: Logits, wanted: Logits) -> float | None:
-    """Return the errors relative to what wanted values (N, …) differ from image to image.
-
-    Both as root mean squares; None where all images give the same but for rounding.
-    """
-    spread = float(np.square(wanted - wanted.mean(0)).mean())
-    if spread <= (TOLERANCE * float(np.abs(wanted).max(initial=0.0))) ** 2:
-        return None
-    return math.sqrt(float(np.square(_difference(actual, wanted)).mean()) / spread)
-
-
-def rounded(value: float) -> float | None:
-    """Return a measured number for a document: in few digits, and null where infinite."""
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-
-
-def _difference(actual: Logits, wanted: Logits) -> NDArray[np.float64]:
-    difference = np.abs(actual.astype(np.float64) - wanted)
-    return np.nan_to_num(difference, nan=np.inf, posinf=np.inf)

@@ -15,7 +15,8 @@ from edgeprune.errors import ParityError
 from edgeprune.targets import load_target
 from edgeprune_exporters import Images, Job, ParityProof, TorchModel
 from edgeprune_exporters.calls import agreement
-from edgeprune_exporters.parity import Array, Batch, Limit, Runtime, noise, prove
+from edgeprune_exporters.distances import noise
+from edgeprune_exporters.parity import Array, Batch, Limit, Runtime, prove
 
 
 def runtime(run: Callable[[Array], Array]) -> Runtime:
@@ -132,20 +133,42 @@ def test_noise_is_the_error_relative_to_what_images_change() -> None:
     assert noise(np.ones((3, 2), "f4"), np.full((3, 2), 2, "f4")) is None
 
 
-def test_logits_nearly_right_for_none_of_the_images_fail_where_noise_is_limited() -> None:
+def test_logits_nearly_right_for_none_of_the_images_fail_where_noise_is_measured() -> None:
     actual, own = varied(0.01)
-    limit = Limit(tolerance=0.3, reason="toy", noise=0.5)
+    limit = Limit(tolerance=0.5, reason="toy", measure="noise")
     images = np.zeros((64, 3, 4, 4), "f4")
     found = prove(runtime(lambda _: actual), [Batch(images=images, logits=own)], limit=limit)
     assert found.max_rel < 0.01
-    with pytest.raises(ParityError, match=r"1\.\de\+00 of what images change, in toy 1 .*5e-01\)"):
+    with pytest.raises(
+        ParityError, match=r"by 1\.\de\+00 of what images change in the logits .*5e-01\)"
+    ):
         found.require("toy")
+
+
+def test_noise_is_over_all_batches_and_one_image_near_a_boundary_does_not_decide() -> None:
+    near, far = np.array([[0.01, -0.01]], "f4"), np.array([[5.0, -5], [-5, 5], [4, -4]], "f4")
+    wanted = {1: near, 3: far}
+    batches = [
+        Batch(images=np.zeros((len(each), 3, 4, 4), "f4"), logits=each) for each in wanted.values()
+    ]
+    limit = Limit(tolerance=0.25, reason="toy", measure="noise")
+    found = prove(runtime(lambda images: wanted[len(images)] + 0.1), batches, limit=limit)
+    assert found.max_rel == pytest.approx(10, rel=1e-3)
+    assert found.ok
+    spread = np.concatenate([near, far])
+    assert found.error == pytest.approx(0.1 / np.sqrt(((spread - spread.mean(0)) ** 2).mean()))
+
+
+def test_images_that_are_all_the_same_have_no_noise_and_are_judged_by_the_largest_error() -> None:
+    limit = Limit(tolerance=0.25, reason="toy", measure="noise")
+    found = prove(runtime(lambda images: exact(images) + 2), [batch(1)], limit=limit)
+    assert (found.noise, found.error, found.ok) == (None, 0.5, False)
 
 
 def test_a_proof_below_float32_advises_to_bound_the_loss() -> None:
     limit = Limit(tolerance=1e-2, reason="toy")
     wrong = prove(runtime(lambda images: exact(images) + 1), [batch(1)], limit=limit)
-    with pytest.raises(ParityError, match=r"tolerance 1e-02\).*--max-drop, or write a higher"):
+    with pytest.raises(ParityError, match=r"tolerance 1e-02\).*give a smaller --max-drop or write"):
         wrong.require("toy", rounding=1.0)
 
 
