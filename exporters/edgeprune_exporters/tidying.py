@@ -30,6 +30,7 @@ def tidy(model: ir.Model) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
+    common.IdentityEliminationPass()(model)
     common.OutputFixPass()(model)  # an input or a weight cannot be the output itself
     common.NameFixPass()(model)
     for value in model.graph.initializers.values():
