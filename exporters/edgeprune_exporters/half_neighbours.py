@@ -22,9 +22,10 @@ QUANTISERS: Final = frozenset({READ, WRITTEN})
 def settle(model: ir.Model, opset: int, single: dict[str, str]) -> dict[str, str]:
     """Return the operators in float32, by ``key``, with those that follow, and the reasons.
 
-    Around quantisation, an operator and the scales that it works with have one
-    type: a cast between them would keep a runtime from fusing them. Elsewhere,
-    light operators between operators in float32 stay in float32.
+    What reads or gives a value that is quantised in float32 is float32 itself: a
+    cast between them would keep a runtime from fusing them. Light operators
+    between operators in float32, scales of quantised values among them, stay
+    in float32.
     """
     found = dict(single)
     free = [node for node in model.graph if slots(node, opset)]
@@ -32,7 +33,8 @@ def settle(model: ir.Model, opset: int, single: dict[str, str]) -> dict[str, str
     while len(found) != before:
         before = len(found)
         for node in model.graph:
-            _follow_scales(node, found)
+            if key(node) in found:
+                _follow_scales(node, found)
         for island in _islands(free, found):
             reason = "stands between operators that stay in float32"
             found.update({key(node): reason for node in island})
@@ -40,22 +42,13 @@ def settle(model: ir.Model, opset: int, single: dict[str, str]) -> dict[str, str
 
 
 def _follow_scales(node: ir.Node, found: dict[str, str]) -> None:
+    """Add what reads or gives a value that is quantised in float32."""
     if node.op_type == READ:
-        _follow_readers(node, node.outputs[0], found)
-    elif node.op_type == WRITTEN and (value := node.inputs[0]) and (source := value.producer()):
-        if key(node) in found:
-            found.setdefault(key(source), f"gives '{value.name}', quantised in float32")
-        elif key(source) in found:
-            found[key(node)] = "reads float32"
-
-
-def _follow_readers(node: ir.Node, value: ir.Value, found: dict[str, str]) -> None:
-    readers = [key(each) for each in _readers(value)]
-    if key(node) in found:
-        for reader in readers:
-            found.setdefault(reader, f"reads '{value.name}', quantised in float32")
-    elif all(reader in found for reader in readers):  # the end of the graph is float32, too
-        found[key(node)] = "is read in float32"
+        value = node.outputs[0]
+        for reader in _readers(value):
+            found.setdefault(key(reader), f"reads '{value.name}', quantised in float32")
+    elif node.op_type == WRITTEN and (given := node.inputs[0]) and (source := given.producer()):
+        found.setdefault(key(source), f"gives '{given.name}', quantised in float32")
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
