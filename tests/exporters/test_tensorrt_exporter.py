@@ -21,7 +21,16 @@ from edgeprune import Captured
 from edgeprune.errors import ExportError, ParityError, UsageError
 from edgeprune.targets import Target, load_target, target_names
 from edgeprune.targets.target import Device
-from edgeprune_exporters import Artifact, ExportOptions, Images, Job, LabelledImages, TorchModel
+from edgeprune_exporters import (
+    Artifact,
+    ExportOptions,
+    Images,
+    Job,
+    Kept,
+    LabelledImages,
+    TorchModel,
+)
+from edgeprune_exporters.converting import Converted, converted
 from edgeprune_exporters.external_data import save_graph
 from edgeprune_exporters.parity import ParityProof
 from edgeprune_exporters.proving import prove_artifact
@@ -191,6 +200,26 @@ def test_below_opset_19_what_is_not_quantised_stays_in_float32(xavier: Job, tmp_
     graph = onnx.load(tmp_path / "model.onnx")
     assert graph_refusal(graph, (8, 6)) is None
     assert "DequantizeLinear" in {node.op_type for node in graph.graph.node}
+
+
+@pytest.mark.parametrize(("name", "warned"), [("xavier", True), ("orin", False)])
+def test_what_stayed_in_float32_is_no_promise_where_types_are_suggestions(
+    name: str,
+    warned: bool,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def keeping(*arguments: Any) -> Converted:
+        kept = Kept(name="here", operator="Softmax", precision="fp32", reason="measured")
+        return replace(converted(*arguments), kept=(kept,))
+
+    job = request.getfixturevalue(name)
+    assert not any("suggestions" in note for note in export(job, "fp32", tmp_path).notes)
+    monkeypatch.setattr(exporter, "converted", keeping)
+    artifact = export(job, "fp32", tmp_path)
+    assert any("suggestions" in note for note in artifact.notes) == warned
+    assert len(artifact.kept) == 1
 
 
 def test_a_graph_for_one_batch_size_has_no_profile(

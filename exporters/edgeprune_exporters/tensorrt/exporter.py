@@ -5,6 +5,7 @@ strongly typed networks (from TensorRT 10 on) follow; older versions are told by
 builder flags as well.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ import onnx
 from edgeprune.errors import ExportError
 from edgeprune.targets import Target
 from edgeprune.targets.tensorrt_versions import Version
-from edgeprune_exporters.artifact import Artifact
+from edgeprune_exporters.artifact import Artifact, Kept
 from edgeprune_exporters.converting import converted
 from edgeprune_exporters.external_data import save_graph
 from edgeprune_exporters.job import Job
@@ -23,10 +24,11 @@ from edgeprune_exporters.parity import ParityProof
 from edgeprune_exporters.proving import is_multi_label, prove_artifact
 from edgeprune_exporters.runtimes import load_onnxruntime, missing
 from edgeprune_exporters.tensorrt.building import build_here
-from edgeprune_exporters.tensorrt.limits import graph_refusal, least_version
+from edgeprune_exporters.tensorrt.limits import graph_refusal, least_version, version_text
 from edgeprune_exporters.tensorrt.recipe import Golden, Recipe, write_recipe
 from edgeprune_exporters.tensorrt.settings import FILE, engine_of, version_of
 
+STRONG_TYPING: Final[Version] = (10, 0)  # the first that runs a graph in the types it has
 # What kernels of a GPU may add to the error: Winograd's in float32, other orders of rounding.
 GPU_ERROR: Final = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 
@@ -62,7 +64,8 @@ class TensorrtExporter:
         engine = engine_of(job, precision)
         graph = converted(job, precision, "tensorrt")
         least = _readable(graph.graph, job.target)
-        files, notes = save_graph(graph.graph, folder / FILE), graph.notes
+        files = save_graph(graph.graph, folder / FILE)
+        notes = (*graph.notes, *_weakly_typed(graph.kept, job.target))
         opset = check_file(folder / FILE, job.target.opset)
         proof = prove_artifact(load_onnxruntime(folder / FILE), job, precision)
         if proof.ok:
@@ -87,6 +90,16 @@ class TensorrtExporter:
             kept=graph.kept,
             notes=notes,
         )
+
+
+def _weakly_typed(kept: Sequence[Kept], target: Target) -> tuple[str, ...]:
+    version = version_of(target)
+    if not kept or version is None or version >= STRONG_TYPING:
+        return ()
+    return (
+        f"TensorRT {version_text(version)} takes types for suggestions and may run in float16 "
+        "what stayed in float32: the comparison on the device decides",
+    )
 
 
 def _golden(job: Job, proof: ParityProof, precision: str) -> Golden:
