@@ -16,11 +16,15 @@ import torch
 
 from edgeprune import Captured
 from edgeprune.targets import load_target
-from edgeprune_exporters import Images, LabelledImages, export
+from edgeprune_exporters import Images, LabelledImages, TorchModel, export
 from edgeprune_exporters.parity import Array
 
-FORMATS = ("onnx:fp32", "onnx:int8", "openvino:fp32", "openvino:fp16", "openvino:int8")
-ABSOLUTE = re.compile(rb"(?:/(?:tmp|home|root|usr|opt|work|var|mnt)/|[A-Za-z]:\\\\)[\w.-]")
+FORMATS = {
+    "cpu": ("onnx:fp32", "onnx:int8", "openvino:fp32", "openvino:fp16", "openvino:int8"),
+    "jetson-orin-nano": ("onnx:fp16", "tensorrt:fp16", "tensorrt:int8"),
+}
+# Folders of whoever exports; a recipe may well speak of those of the device.
+ABSOLUTE = re.compile(rb"(?:/(?:tmp|home|root|opt|work|mnt|Users)/|[A-Za-z]:\\\\)[\w.-]")
 
 
 def inputs() -> Images:
@@ -34,10 +38,16 @@ def inputs() -> Images:
     return Images(parity=images, calibration=images * 1.1, test=test)
 
 
+def write(model: TorchModel, folder: Path) -> None:
+    """Write every format at every precision."""
+    for target, formats in FORMATS.items():
+        export(model, load_target(target), folder, inputs(), formats=formats)
+
+
 @pytest.fixture(scope="module")
 def folder(cnn: Captured, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("proofs")
-    export(cnn, load_target("cpu"), place, inputs(), formats=FORMATS)
+    write(TorchModel(cnn), place)
     return place
 
 
@@ -88,7 +98,7 @@ def test_versions_are_of_what_made_and_ran_the_files(
 def test_a_second_export_is_the_same_byte_for_byte(
     folder: Path, cnn: Captured, tmp_path: Path
 ) -> None:
-    export(cnn, load_target("cpu"), tmp_path, inputs(), formats=FORMATS)
+    write(TorchModel(cnn), tmp_path)
     first, second = (
         {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()}
         for place in (folder, tmp_path)
