@@ -79,6 +79,8 @@ def test_importing_openvino_starts_no_telemetry(tmp_path: Path) -> None:
 class MapThenConvolution(nn.Module):
     """A map over 7 x 7 positions, before a convolution whose kernel is as large."""
 
+    map: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 7, padding=3)

@@ -19,6 +19,7 @@ from edgeprune_exporters import ExportOptions, Images, Job, LabelledImages, Torc
 from edgeprune_exporters.quantization import quantize_graph
 from edgeprune_exporters.quantization.calibrating import calibration_batches
 from edgeprune_exporters.quantization.limiting import relative_rms
+from edgeprune_exporters.quantization.onnx_subject import OnnxSubject
 from edgeprune_exporters.runtimes import run_graph
 
 SCHEMES = ("runtime", "tensorrt")
@@ -218,3 +219,20 @@ def test_a_limit_without_validation_images_is_one_error(jobs: dict[str, Job]) ->
     job = replace(jobs["cnn"], options=ExportOptions(max_drop=1.0))
     with pytest.raises(ExportError, match=r"--max-drop needs validation images"):
         quantize_graph(job, "runtime")
+
+
+def test_the_nearer_of_two_ways_to_find_ranges_is_taken(sensitive: Job) -> None:
+    def errors(job: Job) -> list[float]:
+        images = job.images.parity.numpy()
+        wanted = job.model.logits(images)
+        subjects = [OnnxSubject(job=job, scheme="runtime", widest=each) for each in (False, True)]
+        graphs = [subject.quantize() for subject in subjects]
+        graphs.append(quantize_graph(job, "runtime").graph)
+        return [relative_rms(run_graph(graph)(images), wanted) for graph in graphs]
+
+    # Ranges are found on these images, so they have to be few enough to be all looked at.
+    few = replace(sensitive.images, parity=sensitive.images.parity[:16])
+    few = replace(few, calibration=few.parity, validation=None)
+    usual, widest, taken = errors(replace(sensitive, images=few))
+    assert usual != widest
+    assert taken == min(usual, widest)

@@ -19,10 +19,11 @@ from edgeprune_exporters.images import LabelledImages
 from edgeprune_exporters.job import Job
 from edgeprune_exporters.judging import predict
 from edgeprune_exporters.parity import Array
+from edgeprune_exporters.quantization.calibrating import calibration_images
 from edgeprune_exporters.quantization.layers import Layer
 from edgeprune_exporters.quantization.subject import Quantized, Subject
 
-RANKED_ON: Final = 32  # calibration images: errors of logits are steady long before accuracies
+TOLD_ON: Final = 32  # calibration images: errors of logits are steady long before accuracies
 
 M = TypeVar("M")
 
@@ -73,8 +74,12 @@ class Trial(Generic[M]):
         return self.judge(graph, count)
 
 
-def quantize_within(subject: Subject[M], job: Job) -> Quantized[M]:
-    """Quantise, and where a largest drop is asked for, hold it.
+def quantize_within(subjects: Sequence[Subject[M]], job: Job) -> Quantized[M]:
+    """Quantise the way that suits the model best, and where a largest drop is asked for, hold it.
+
+    Args:
+        subjects: the same graph, to be quantised in different ways.
+        job: what it is part of.
 
     Raises:
         ExportError: nothing can be quantised, there are no images to judge on, or the
@@ -83,10 +88,7 @@ def quantize_within(subject: Subject[M], job: Job) -> Quantized[M]:
     limit, images, own = job.options.max_drop, job.images.validation, job.validation_logits
     if limit is not None and images is None:
         raise ExportError("--max-drop needs validation images: give --data PATH with some")
-    with job.reporter.track("int8: ranges on calibration images", None):
-        graph = subject.quantize()
-    if not subject.layers(graph):
-        raise ExportError("no layer of the model can be quantised to int8: use --precision fp16")
+    subject, graph = _nearest(subjects, job)
     if images is None or own is None:
         return Quantized(graph=graph)
     trial = Trial(subject=subject, job=job, images=images, own=_right(own, images))
@@ -102,6 +104,25 @@ def quantize_within(subject: Subject[M], job: Job) -> Quantized[M]:
     )
     notes = (_drop(held.points, len(images)), reverted)
     return Quantized(graph=held.graph, kept=kept, notes=notes)
+
+
+def _nearest(subjects: Sequence[Subject[M]], job: Job) -> tuple[Subject[M], M]:
+    """Quantise each, and return the one whose logits are the nearest on calibration images."""
+    images = _few(job)
+    wanted = job.model.logits(images)
+    found = []
+    with job.reporter.track("int8: ranges on calibration images", len(subjects)) as advance:
+        for done, subject in enumerate(subjects, 1):
+            graph = subject.quantize()
+            if not subject.layers(graph):
+                raise ExportError(
+                    "no layer of the model can be quantised to int8: use --precision fp16"
+                )
+            error = relative_rms(subject.load(graph)(images), wanted)
+            found.append((error, subject, graph))
+            advance(done)
+    _, subject, graph = min(found, key=lambda each: each[0])
+    return subject, graph
 
 
 def rank(subject: Subject[M], job: Job) -> tuple[Ranked, ...]:
@@ -162,10 +183,8 @@ def _kept(subject: Subject[M], graph: M, reverted: Sequence[Ranked]) -> tuple[Ke
 
 def _few(job: Job) -> Array:
     """Return some calibration images, as many as a fixed batch takes."""
-    assert job.images.calibration is not None  # noqa: S101 - refused before
-    count = job.fixed_batch or min(RANKED_ON, len(job.images.calibration))
-    pool = job.images.calibration[:count].detach().cpu().float().numpy()
-    return np.take(pool, range(count), axis=0, mode="wrap")
+    pool = calibration_images(job.images, TOLD_ON)
+    return np.take(pool, range(job.fixed_batch or len(pool)), axis=0, mode="wrap")
 
 
 def _right(logits: Array, images: LabelledImages) -> float:

@@ -48,18 +48,19 @@ def quantize_graph(job: Job, scheme: Scheme) -> Quantized[onnx.ModelProto]:
             f"int8 at opset {opset} cannot be checked, since ONNX Runtime fails on it: set "
             f"opset = {NEWEST} or lower in the target"
         )
-    subject = OnnxSubject(job=job, scheme=scheme)
-    quantized = quantize_within(subject, job)
+    subjects = [OnnxSubject(job=job, scheme=scheme, widest=each) for each in (False, True)]
+    quantized = quantize_within(subjects, job)
     check_pairs(quantized.graph, signed=scheme == "tensorrt")
     return quantized
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnnxSubject:
-    """A job's graph, to be quantised under a scheme."""
+    """A job's graph, to be quantised under a scheme, with ranges of one kind."""
 
     job: Job
     scheme: Scheme
+    widest: bool = False
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -68,6 +69,7 @@ class OnnxSubject:
         return Calibration(
             batches=calibration_batches(self.job.images, self.job.fixed_batch or 1),
             attention=any(node.op_type in {"Softmax", "Attention"} for node in graph.graph.node),
+            widest=self.widest,
             half_range=not tensorrt,
             fold_weights=not tensorrt or opset_of(graph) >= FOLDED_FROM,
         )

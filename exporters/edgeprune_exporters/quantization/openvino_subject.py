@@ -23,15 +23,17 @@ def quantize_openvino(model: Any, job: Job) -> Quantized[Any]:  # noqa: ANN401 -
     Raises:
         ExportError: the model cannot be quantised, or ``--max-drop`` cannot be held.
     """
-    return quantize_within(OpenvinoSubject(model=model, job=job), job)
+    subjects = [OpenvinoSubject(model=model, job=job, widest=each) for each in (False, True)]
+    return quantize_within(subjects, job)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenvinoSubject:
-    """An OpenVINO model in float32."""
+    """An OpenVINO model in float32, to be quantised with ranges of one kind."""
 
     model: Any
     job: Job
+    widest: bool = False
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -39,6 +41,7 @@ class OpenvinoSubject:
         kinds = {operator.get_type_name() for operator in self.model.get_ops()}
         return Calibration(
             batches=calibration_batches(self.job.images, self.job.fixed_batch or 1),
+            widest=self.widest,
             attention=bool(kinds & {"Softmax", "ScaledDotProductAttention"}),
         )
 
