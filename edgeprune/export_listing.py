@@ -1,13 +1,26 @@
 """What ``export`` prints: one line per artifact, and what a reader must know beside it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from edgeprune.columns import columns
 from edgeprune.pipeline.estimating import estimate_line
 from edgeprune.pipeline.exporting import ExportResults
 
-HEAD = ("artifact", "precision", "runs in", "error", "tolerance", "same class", "test accuracy")
+HEAD: Final = (
+    "artifact",
+    "precision",
+    "runs in",
+    "error",
+    "tolerance",
+    "same class",
+    "test accuracy",
+)
+
+MEASURES: Final = {
+    "max_rel": "error: the largest difference of a logit, relative to the largest logit",
+    "noise": "error in int8: root mean square of the differences, relative to what images change",
+}
 
 
 def export_lines(results: ExportResults) -> Iterator[str]:
@@ -17,7 +30,8 @@ def export_lines(results: ExportResults) -> Iterator[str]:
     yield ""
     yield from columns(HEAD, [_row(each) for each in document["artifacts"]], left=3)
     yield ""
-    yield "error: the largest difference of a logit, relative to the largest logit"
+    measures = {each["proof"]["measure"] for each in document["artifacts"]}
+    yield from (words for measure, words in MEASURES.items() if measure in measures)
     for artifact in document["artifacts"]:
         name = artifact["files"][0]
         if kept := artifact["kept"]:
@@ -33,13 +47,12 @@ def export_lines(results: ExportResults) -> Iterator[str]:
 
 def _row(artifact: Mapping[str, Any]) -> tuple[str, ...]:
     proof = artifact["proof"]
-    errors = [batch["max_rel"] for batch in proof["batches"]]
     return (
         artifact["files"][0],
         artifact["precision"],
         f"{proof['runtime']} {proof['precision']}",
-        f"{max(errors):.1e}",
-        f"{proof['tolerance']:.0e}",
+        f"{proof['error']:.1e}",
+        f"{proof['tolerance']:.1e}",
         _percent(proof.get("agreement")),
         _percent((proof.get("accuracy") or {}).get("artifact")),
     )

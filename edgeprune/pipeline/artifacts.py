@@ -24,6 +24,7 @@ from edgeprune_exporters import (
 
 BACKENDS: Final = {"openvino": "openvino", "onnxruntime": "onnx"}  # runtime → format it loads
 WORDS: Final = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+NOISE: Final = "of what images change in the logits"
 DENSE_PRECISION: Final = "fp32"  # of the baseline, whatever the slim model is written in
 
 
@@ -151,14 +152,11 @@ def measured_runtime(context: Context) -> str:
 def proof_line(artifact: Mapping[str, Any]) -> str:
     """Say in one line what was proven of an artifact, given as JSON values."""
     proof = artifact["proof"]
-    parts = [
-        f"{'not finite' if b['max_rel'] is None else format(b['max_rel'], '.1e')} at batch "
-        f"{b['batch']}"
-        for b in proof["batches"]
-    ]
+    noisy = proof["measure"] == "noise"
+    parts = [f"{b[proof['measure']] or 0:.1e} at batch {b['batch']}" for b in proof["batches"]]
     words = (
-        f"{artifact['precision']}, equals torch within {proof['tolerance']:.0e} relative "
-        f"({', '.join(parts)})"
+        f"{artifact['precision']}, equals torch within {proof['tolerance']:.1g} "
+        f"{NOISE if noisy else 'relative'} ({', '.join(parts)})"
     )
     if count := len(artifact["kept"]):
         words += f"; {count} operator{'s' * (count > 1)} kept at a higher precision"

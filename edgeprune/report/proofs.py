@@ -148,7 +148,8 @@ def _file(file: Document) -> tuple[str, str]:
 
 def _errors(proof: Document) -> Iterator[tuple[float, str]]:
     """Yield batch sizes with their errors; JSON has no infinity, so a proof writes null."""
+    measure = proof.text("measure") or "max_rel"
     for batch in proof.each("batches"):
-        size, error = batch.number("batch"), batch.number("max_rel")
+        size, error = batch.number("batch"), batch.number(measure)
         if size is not None:
             yield size, "not finite" if error is None else formats.power(error)

@@ -78,6 +78,28 @@ def test_a_factory_of_grey_images_goes_the_whole_way_for_a_jetson(
     assert any("built on the device that runs them" in line for line in results.lines)
     assert (results.bundle / "artifacts" / "onnx" / "model.onnx").is_file()
     assert not (results.bundle / "artifacts" / "openvino").exists()
+    recipe = results.bundle / "artifacts" / "tensorrt" / "recipe.json"
+    assert json.loads(recipe.read_text(encoding="utf-8"))["precision"] == "fp16"
+    assert any("estimate, uncalibrated: dense" in line for line in results.lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_slim_model_at_a_lower_precision_is_measured_against_dense_float32(
+    tmp_path: Path, precision: str
+) -> None:
+    data = write_archive(tmp_path / "squares.npz")
+    results = compress(settings(data, precision=precision), tmp_path / "slim", reporter=Log())
+    artifacts = {
+        (each["model"], each["format"]): each["precision"]
+        for each in bundle_of(results.bundle)["artifacts"]  # type: ignore[attr-defined]
+    }
+    assert artifacts["slim", "openvino"] == precision
+    assert artifacts["dense", "openvino"] == "fp32"
+    record = json.loads((results.bundle / "record.json").read_text(encoding="utf-8"))
+    ran = {side: record["comparison"][side]["runs"][0]["precision"] for side in ("dense", "slim")}
+    assert ran["dense"] == "f32"
+    assert ("i8" in ran["slim"]) == (precision == "int8")
 
 
 @pytest.mark.slow
