@@ -27,7 +27,7 @@ def take_weights(model: ir.Model) -> dict[str, NDArray[Any]]:
         if tensor is None or tensor.nbytes <= SMALL:
             continue
         array = np.ascontiguousarray(tensor.numpy())
-        if array.dtype.isbuiltin == 1:
+        if array.dtype.kind in "biuf":
             taken[name] = array
             value.const_value = ir.ExternalTensor(
                 "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
