@@ -1,8 +1,8 @@
 """The images of a data set, each for its purpose in an export."""
 
 import math
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from edgeprune.attribution.samplers import Sampler, sample
 from edgeprune.capture import Captured
 from edgeprune.data import ImageData, PreparedSplit, Preprocessing, Split, batches
 from edgeprune.pipeline.context import spread
+from edgeprune.pipeline.export_settings import CALIBRATION_IMAGES
 from edgeprune_exporters import Images, LabelledImages
 
 PARITY_IMAGES: Final = 12  # one batch of each usual size, no image twice
-CALIBRATION_IMAGES: Final = 300  # what NNCF takes of a longer data set
 
 
 def export_images(
@@ -54,7 +54,7 @@ def export_images(
     )
     return Images(
         parity=_images(data.test, how, spread(data.test, PARITY_IMAGES, len(data.classes), seed)),
-        calibration=_images(train, how, list(chosen.indices)),
+        calibration=_images(train, how, _mixed(chosen.indices, calibration, seed)),
         validation=labelled(data.val, how),
         test=labelled(data.test, how),
     )
@@ -76,6 +76,11 @@ def _per_class(data: ImageData, count: int) -> int:
     labels, classes = data.train.labels, len(data.classes)
     found = np.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(axis=0)
     return max(1, min(math.ceil(count / classes), int(found.min())))
+
+
+def _mixed(indices: Sequence[int], count: int, seed: int) -> list[int]:
+    """Return at most so many of the images, in an order that does not go class by class."""
+    return cast(list[int], np.random.default_rng(seed).permutation(indices)[:count].tolist())
 
 
 def _images(split: Split | PreparedSplit, how: Preprocessing, indices: list[int]) -> Tensor:
