@@ -62,7 +62,7 @@ class Comparison:
         wanted = self.model.values(self.images, [name]).get(name)
         if wanted is None:
             return None
-        actual = self.probe.read(self.images, name)
+        actual = self.probe.read(self.images, [name]).get(name)
         if actual is None or actual.shape != wanted.shape:
             return None
         actual = actual.astype(np.float32)

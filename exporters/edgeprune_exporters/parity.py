@@ -113,7 +113,7 @@ class ParityProof:
         reference: what the logits were compared with, as ``torch``.
         note: what was not compared, and why, or None.
         accuracy: on the test split, if there is one.
-        deviation: where a failed artifact first leaves the model's values, or None.
+        deviation: where the artifact leaves the model's values, or None.
     """
 
     batches: tuple[BatchParity, ...]
@@ -160,8 +160,8 @@ class ParityProof:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is within the tolerance."""
-        return self.error <= self.tolerance
+        """Whether the error is within the tolerance, and no layer was found to deviate."""
+        return self.error <= self.tolerance and self.deviation is None
 
     def require(self, format_name: str, rounding: float | None = None) -> None:
         """Raise ParityError unless the proof holds.

@@ -1,11 +1,12 @@
-"""Look into an artifact: any value that it computes, under its name in the ONNX graph.
+"""Look into an artifact: any values that it computes, under their names in the ONNX graph.
 
-The file is loaded with that value as one more output. Nothing else changes, so a
-fault that comes from how the runtime merges layers stays as long as the value
-asked for does not lie within the merged ones.
+The file is loaded with these values as more outputs. Nothing else changes, so a
+fault that comes from how the runtime merges layers stays as long as no value
+asked for lies within the merged ones.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,11 +41,11 @@ class Probe:
     Attributes:
         values: all of them by name, each after those it is computed from; the last is the
             logits.
-        read: one value for images (N, C, H, W); None where it cannot be had.
+        read: values by name for images (N, C, H, W); what cannot be had is left out.
     """
 
     values: Mapping[str, Value]
-    read: Callable[[Array, str], Array | None]
+    read: Callable[[Array, Sequence[str]], Mapping[str, Array]]
 
 
 def open_probe(path: Path) -> Probe:
@@ -62,12 +63,12 @@ def _onnx_probe(path: Path) -> Probe:
     }
     logits = values.pop(model.graph.output[0].name)
 
-    def read(images: Array, name: str) -> Array | None:
+    def read(images: Array, names: Sequence[str]) -> Mapping[str, Array]:
         import onnxruntime
 
         wider = onnx.ModelProto()
         wider.CopyFrom(model)
-        wider.graph.output.append(onnx.ValueInfoProto(name=name))
+        wider.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n != logits.name)
         scratch = path.with_name(SCRATCH)
         try:
             scratch.write_bytes(wider.SerializeToString())
@@ -77,7 +78,8 @@ def _onnx_probe(path: Path) -> Probe:
                 scratch, options, providers=["CPUExecutionProvider"]
             )
             feeds = {session.get_inputs()[0].name: images}
-            return np.asarray(session.run([name], feeds)[0])
+            found = map(np.asarray, session.run(list(names), feeds))
+            return dict(zip(names, found, strict=True))
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -96,15 +98,16 @@ def _openvino_probe(path: Path) -> Probe:
                 value = _openvino_value(operator, output)
                 values[value.name] = value
 
-    def read(images: Array, name: str) -> Array | None:
+    def read(images: Array, names: Sequence[str]) -> Mapping[str, Array]:
         model = core.read_model(path)
-        try:
-            model.add_outputs(name)
-        except RuntimeError:  # a value that OpenVINO made itself has no name
-            return None
+        own, added = len(model.outputs), []
+        for name in names:
+            with contextlib.suppress(RuntimeError):  # OpenVINO's own values have no names
+                model.add_outputs(name)
+                added.append(name)
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        compiled = core.compile_model(model, "CPU", settings)
-        return np.asarray(compiled([images])[len(model.outputs) - 1])
+        found = core.compile_model(model, "CPU", settings)([images])
+        return {name: np.array(found[own + at]) for at, name in enumerate(added)}
 
     return Probe(values=values, read=read)
 
