@@ -42,6 +42,7 @@ def lower(
     with _quiet():
         tidy(program.model)
         graph = program.model_proto
+    del program  # it holds all weights once more
     _require_standard(graph)
     graph = at_opset(graph, opset)
     stamp(graph, metadata)
