@@ -192,14 +192,19 @@ def test_precision_lies_in_the_graph_and_older_versions_are_told_by_flags(
     assert ("QuantizeLinear" in operators) == (precision == "int8")
 
 
-def test_below_opset_19_what_is_not_quantised_stays_in_float32(xavier: Job, tmp_path: Path) -> None:
-    artifact = export(xavier, "int8", tmp_path)
+def test_below_opset_19_what_is_not_quantised_stays_in_float32(
+    vit: Captured, images: Tensor, tmp_path: Path
+) -> None:
+    old = with_device(replace(ORIN, opset=17), tensorrt="8.6")
+    artifact = export(job_of(vit, images, old), "int8", tmp_path)
     assert artifact.opset == 17
     assert recipe_of(tmp_path)["flags"] == ["INT8", "FP16"]
     assert TensorProto.FLOAT16 not in types_of_weights(tmp_path)
     graph = onnx.load(tmp_path / "model.onnx")
     assert graph_refusal(graph, (8, 6)) is None
-    assert "DequantizeLinear" in {node.op_type for node in graph.graph.node}
+    operators = {node.op_type for node in graph.graph.node}
+    assert "DequantizeLinear" in operators
+    assert "Cast" not in operators
 
 
 @pytest.mark.parametrize(("name", "warned"), [("xavier", True), ("orin", False)])
