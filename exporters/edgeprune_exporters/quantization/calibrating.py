@@ -43,6 +43,8 @@ class Calibration:
         attention: whether the model attends: NNCF then leaves alone what attention
             cannot bear, and smooths activations (SmoothQuant, arXiv 2211.10438).
         widest: whether ranges take in every value of every image.
+        per_tensor: whether an activation has one scale; else what depthwise convolutions
+            read has one per channel.
         half_range: whether the weights of the first convolution use half the range, so
             that sums of products fit into 16 bits on processors without VNNI.
         fold_weights: store weights as int8, not as floats that are rounded at run time.
@@ -52,6 +54,7 @@ class Calibration:
     batches: Sequence[Array]
     attention: bool
     widest: bool
+    per_tensor: bool = False
     half_range: bool = True
     fold_weights: bool = True
     correct_biases: bool = True
@@ -103,6 +106,7 @@ def calibrate(model: Model, calibration: Calibration, keep: Collection[str] = ()
 
 def _advanced(calibration: Calibration) -> Any:  # noqa: ANN401 - NNCF is imported late
     from nncf import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.range_estimator import (
         RangeEstimatorParameters,
         RangeEstimatorParametersSet,
@@ -110,6 +114,9 @@ def _advanced(calibration: Calibration) -> Any:  # noqa: ANN401 - NNCF is import
 
     ranges = RangeEstimatorParametersSet.MINMAX if calibration.widest else None
     return AdvancedQuantizationParameters(
+        activations_quantization_params=QuantizationParameters(
+            per_channel=False if calibration.per_tensor else None
+        ),
         activations_range_estimator_params=ranges or RangeEstimatorParameters(),
         overflow_fix=OverflowFix.FIRST_LAYER if calibration.half_range else OverflowFix.DISABLE,
         disable_bias_correction=not calibration.correct_biases,

@@ -70,6 +70,7 @@ class OnnxSubject:
             batches=calibration_batches(self.job.images, self.job.fixed_batch or 1),
             attention=any(node.op_type in {"Softmax", "Attention"} for node in graph.graph.node),
             widest=self.widest,
+            per_tensor=True,  # more than one is neither fused by ONNX Runtime nor read by TensorRT
             half_range=not tensorrt,
             fold_weights=not tensorrt or opset_of(graph) >= FOLDED_FROM,
         )
