@@ -43,8 +43,8 @@ def open_onnx(path: Path) -> "OnnxModel":
         onnx.checker.check_model(str(path))
         graph = onnx.inliner.inline_local_functions(graph) if graph.functions else graph
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"'{path.name}' is not valid ONNX: {reason}") from error
+        first = str(error).strip().partition("\n")[0]
+        raise ExportError(f"'{path.name}' is not valid ONNX: {first}") from error
     if reason := refusal(graph):
         raise ExportError(f"'{path.name}' cannot be exported: {reason}")
     return OnnxModel(path=path, original=graph)
