@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-
-from edgeprune.cli import main
 
 from .pipeline_case import MODEL, options, write_archive
 
@@ -51,19 +48,9 @@ BEFORE_ANY_IMAGE = [
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(edgeprune: Run) -> Run:
     """Return what runs a command in an empty folder and gives its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgeprune", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return command
+    return edgeprune
 
 
 @pytest.mark.parametrize(("words", "code", "message"), BEFORE_ANY_IMAGE)

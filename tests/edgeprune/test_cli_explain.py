@@ -3,8 +3,8 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from edgeprune.analysis.explanation import Explanation
 from edgeprune.attribution.scores import Scores
 from edgeprune.attribution.storage import save_scores
-from edgeprune.cli import main
 from edgeprune.pipeline import ExplainSettings, Subject, explain_unit
 
 from .pipeline_case import write_archive
@@ -25,19 +24,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(edgeprune: Run) -> Run:
     """Return what explains in an empty folder, and gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgeprune", "explain", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return command
+    return partial(edgeprune, "explain")
 
 
 def explained(out: Path, unit: str, model: str = "slim", **changes: Any) -> Explanation:

@@ -1,8 +1,8 @@
 """``edgeprune inspect``: what it finds, and how that reads in a terminal and in a pipe."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from edgeprune.axes import analyse
 from edgeprune.capture import Captured, capture, trainable
-from edgeprune.cli import main
 from edgeprune.cut import cut
 from edgeprune.inspection import inspect
 from edgeprune.listing import lines
@@ -43,20 +42,10 @@ def whole(num_classes):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(edgeprune: Run, tmp_path: Path) -> Run:
     """Return what inspects in a folder with net.py, and gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET, encoding="utf-8")
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgeprune", "inspect", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return command
+    return partial(edgeprune, "inspect")
 
 
 def inspected(dense: Captured) -> Inspected:
