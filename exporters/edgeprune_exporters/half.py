@@ -49,7 +49,13 @@ class Half:
     worst: float
 
 
-def to_half(graph: onnx.ModelProto, images: Sequence[Array], *, reporter: Reporter) -> Half:
+def to_half(
+    graph: onnx.ModelProto,
+    images: Sequence[Array],
+    *,
+    reporter: Reporter,
+    most: float | None = None,
+) -> Half:
     """Return a float32 graph in float16; graphs with quantised operators are taken too.
 
     Args:
@@ -57,6 +63,8 @@ def to_half(graph: onnx.ModelProto, images: Sequence[Array], *, reporter: Report
         images: a few batches (B, C, H, W) of a few real images: every decision is
             measured on them.
         reporter: hears how long work goes on.
+        most: how far a logit may be off, relative to the largest of its batch; None for
+            what is usual.
 
     Raises:
         ExportError: the graph is not valid, gives NaN or infinite logits in float32, or
@@ -67,7 +75,7 @@ def to_half(graph: onnx.ModelProto, images: Sequence[Array], *, reporter: Report
     exact = observe(model, images, float_values(model))
     if not all(np.isfinite(logits).all() for logits in exact.logits):
         raise ExportError(f"{_first_infinite(model, exact)} in float32 for the given images")
-    trial = Trial(model=model, opset=opset, images=images, logits=exact.logits)
+    trial = Trial(model=model, opset=opset, images=images, logits=exact.logits, most=most)
     unable = unfit(Facts(model=model, opset=opset, reached=exact.reached))
     single = search(trial, _finite(trial, trial.settled(unable), exact), reporter)
     if not _is_quantised(model) and all(

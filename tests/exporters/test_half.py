@@ -14,9 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeprune.capture import Captured
 from edgeprune.errors import ExportError
 from edgeprune.progress import Silent
 from edgeprune_exporters.half import Half, to_half
+from edgeprune_exporters.lowering import lower
 
 Images = NDArray[np.float32]
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -467,3 +469,12 @@ def test_equal_graphs_become_equal_bytes_in_another_process() -> None:
     run = [sys.executable, "-c", code, str(Path(__file__).parent)]
     elsewhere = subprocess.run(run, capture_output=True, check=True).stdout
     assert elsewhere == half(overflowing()).graph.SerializeToString()
+
+
+def test_what_the_proof_allows_is_held_by_keeping_more_in_float32(vit: Captured) -> None:
+    graph = lower(vit, opset=19, metadata={})
+    images = [np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)]
+    free = to_half(graph, images, reporter=Silent())
+    held = to_half(graph, images, reporter=Silent(), most=free.worst / 4)
+    assert held.worst <= free.worst / 4
+    assert len(held.kept) > len(free.kept)
