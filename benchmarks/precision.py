@@ -10,7 +10,7 @@ again, on a quiet machine, without them being made again.
 """
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from edgeprune.files import write_text
 from edgeprune_benchmarks.measurement import MeasureSettings, Subject
 from edgeprune_benchmarks.statistics import Ratio, latency_ratio
 from precision_artifacts import FORMATS, Made, prepare
-from precision_case import open_case
+from precision_case import Case, open_case
 from precision_turns import Entry, Timed, Turns, take_turns
 
 RESULTS: Final = Path(__file__).parent / "RESULTS.md"
@@ -116,7 +116,7 @@ def main(  # noqa: PLR0917 - click passes options by name
             reporter.stage(f"{case.name}: {len(made)} artifacts in turns in {runtime}")
             images = next(case.test.batches(TIMED_IMAGES))
             turns = take_turns(_entries(made, place, runtime), images, settings, reporter)
-            parts.append(table(case.name, case.macs, runtime, made, turns))
+            parts.append(table(case.name, runtime, slim_words(case), made, turns))
             click.echo(parts[-1])
     if write and parts:
         write_section(RESULTS, section(parts, max_drop, settings))
@@ -133,22 +133,41 @@ def _entries(made: Sequence[Made], place: Path, runtime: str) -> list[Entry]:
     ]
 
 
-def table(name: str, macs: float, runtime: str, made: Sequence[Made], turns: Turns) -> str:
-    """Return heading, table and doubts; the first artifact is what the others are held against."""
+def slim_words(case: Case) -> str:
+    """Say how slim was made."""
+    return f"Slim: `compress {case.options}`, which left {case.macs:.3f} of the MACs."
+
+
+def table(name: str, runtime: str, slim: str, made: Sequence[Made], turns: Turns) -> str:
+    """Return heading, table, notes and doubts; the first artifact is what others are held against.
+
+    slim: how it was made, as a sentence.
+    """
     first = turns.timed[0]
     rows = [
         Row(made=each, timed=timed, ratio=latency_ratio(first.blocks, timed.blocks))
         for each, timed in zip(made, turns.timed, strict=True)
     ]
-    lines = [
-        f"### {name}, {runtime} {first.version}",
-        f"Slim has {macs:.3f} of the MACs.",
-        "\n".join((HEAD, *(row.markdown() for row in rows))),
-    ]
-    said = dict.fromkeys(f"{m.variant.name}: {note}" for m in made for note in m.notes)
-    lines += [f"- {note}" for note in said]
-    lines += [f"Doubts: {'; '.join(turns.doubts)}."] if turns.doubts else []
-    return "\n\n".join(lines)
+    return "\n\n".join(
+        (
+            f"### {name}, {runtime} {first.version}",
+            slim,
+            "\n".join((HEAD, *(row.markdown() for row in rows))),
+            *notes(made),
+            *([f"Doubts: {'; '.join(turns.doubts)}."] if turns.doubts else []),
+        )
+    )
+
+
+def notes(made: Sequence[Made]) -> Iterator[str]:
+    """Give each note of the exports once, as a list, with the artifacts that it is of."""
+    said: dict[str, dict[str, None]] = {}
+    for each in made:
+        file = f"{each.variant.model} {each.variant.precision}"
+        for note in each.notes:
+            said.setdefault(note, {})[file] = None
+    if said:
+        yield "\n".join(f"- {', '.join(files)}: {note}" for note, files in said.items())
 
 
 def section(parts: Iterable[str], max_drop: float, settings: MeasureSettings) -> str:

@@ -1,14 +1,15 @@
 """A dense model and what ``compress`` made of it, with the images they are for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 import edgeprune as ep
+from edgeprune.bundle import read_manifest
 from edgeprune.capture import Captured
 from edgeprune.data import PreparedSplit, batches
 from edgeprune.errors import UsageError
@@ -30,24 +31,22 @@ class Case:
     Attributes:
         name: for the table, as ``resnet50, mednist.npz, 224 px``.
         dense, slim: the models.
-        images: what the export calibrates and decides on.
+        images: what the export calibrates and decides on; without the test split, since
+            artifacts are judged on it here, as they will be timed.
+        test: what accuracy is told on.
         classes: names of the classes.
         macs: multiply-accumulates of slim, as a share of dense's.
+        options: of the ``compress`` that cut slim, as far as they decide what was cut.
     """
 
     name: str
     dense: Captured
     slim: Captured
     images: Images
+    test: LabelledImages
     classes: tuple[str, ...]
     macs: float
-
-    @property
-    def test(self) -> LabelledImages:
-        """The images that accuracy is told on."""
-        if self.images.test is None:
-            raise UsageError(f"{self.name}: there are no test images")
-        return self.images.test
+    options: str
 
 
 def open_case(bundle: Path, data: Path, reporter: Reporter) -> Case:
@@ -66,21 +65,37 @@ def open_case(bundle: Path, data: Path, reporter: Reporter) -> Case:
         dense=opened.dense,
         slim=slim,
         images=_images(opened),
+        test=_labelled(_split(opened, "test")),
         classes=opened.classes,
         macs=slim.plan["predicted"]["macs"] / slim.plan["dense"]["macs"],
+        options=" ".join(_options(read_manifest(bundle)["settings"])),
     )
+
+
+def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Give back the options that a bundle's settings were read from."""
+    limits = {"floors": "--floor", "ceilings": "--ceiling"}
+    for name, value in settings["budget"].items():
+        if name in limits:
+            yield from (f"{limits[name]} '{each}={share:g}'" for each, share in value.items())
+        elif name == "keep_groups":
+            yield from (f"--keep-group '{each}'" for each in value)
+        elif isinstance(value, float):
+            yield f"--{name} {value:g}"
+        else:
+            yield f"--{name} {','.join(value)}"
+    yield from (f"--{name} {settings[name]}" for name in ("ranking", "align"))
 
 
 def _images(opened: Opened) -> Images:
     how = opened.preprocessing
-    train, validation, test = (_split(opened, name) for name in ("train", "val", "test"))
+    train, validation = (_split(opened, name) for name in ("train", "val"))
     drawn = batches(train, how, batch_size=CALIBRATION, shuffle=True, seed=opened.seed)
-    shown = batches(test, how, batch_size=PARITY)
+    shown = batches(validation, how, batch_size=PARITY, shuffle=True, seed=opened.seed)
     return Images(
         parity=next(shown)[0],
         calibration=next(drawn)[0],
         validation=_labelled(validation),
-        test=_labelled(test),
     )
 
 

@@ -83,12 +83,12 @@ def test_a_row_says_how_much_faster_than_the_first_it_is_and_what_stayed_precise
     second = replace(first, blocks=(((1_500_000,) * 5,) * 3,) * 2, runs_in="i8+u8")
     turns = replace(found, timed=(first, second), doubts=("it was warm",))
     variants = Variant(model="dense", precision="fp32"), Variant(model="slim", precision="int8")
-    text = table("net, data, 64 px", 0.5, "openvino", [made(v) for v in variants], turns)
+    text = table("net, data", "openvino", "Slim.", [made(v) for v in variants], turns)
     dense, slim = [line for line in text.splitlines() if line.startswith(("| dense", "| slim"))]
     assert dense.startswith("| dense fp32 | f32 | 6.00 | 1.00 [1.00, 1.00] | 97.00 % |")
     assert slim.startswith("| slim int8 | i8+u8 | 1.50 | 4.00 [4.00, 4.00] |")
     assert slim.endswith("| 2.5 | 3 Softmax: its scores overflow |")
-    assert "- slim int8: calibrated on 300 images" in text
+    assert "- dense fp32, slim int8: calibrated on 300 images" in text
     assert "it was warm" in text
 
 
