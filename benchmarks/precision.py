@@ -104,7 +104,9 @@ def main(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Measure latency and accuracy of dense and slim at each precision."""
     reporter = RichReporter(Console(stderr=True))
-    settings = MeasureSettings(threads=threads, rounds=rounds)
+    settings = MeasureSettings(
+        threads=threads, rounds=rounds, blocks=6, block_seconds=0.15, warmup_seconds=0.25
+    )
     parts = []
     for bundle, data in cases:
         case = open_case(bundle, data, reporter)
