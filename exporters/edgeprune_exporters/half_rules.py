@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeprune_exporters.half_neighbours import QUANTISERS
 from edgeprune_exporters.half_types import TYPELESS, is_constant, is_float, key, slots
 from edgeprune_exporters.half_values import Reach
 
@@ -18,6 +19,8 @@ LARGEST: Final = 65504.0
 SMALLEST: Final = 2.0**-14  # below it, float16 loses digits
 NOTHING: Final = 2.0**-25  # below it, float16 has 0
 DIGITS: Final = 2.0**11  # a summand so many times smaller than the sum leaves no trace in it
+TRACELESS: Final = 2.0**-10  # channels with weights so many times smaller than others
+SCALE_ERROR: Final = 0.02  # a quarter of a step of int8 at half of its range
 SHARE: Final = 0.25  # of the range: other images than these may reach further
 # Operators that square their input inside, or add up what they take the mean of.
 SQUARING: Final = frozenset(
@@ -83,6 +86,8 @@ def _reasons(node: ir.Node, facts: Facts) -> Iterator[str]:
             yield from _constant(value)
         else:
             yield from _value(value, facts)
+    if node.op_type in QUANTISERS:
+        yield from _scales(node)
     yield from _inside(node, facts)
 
 
@@ -90,6 +95,19 @@ def _constant(value: ir.Value) -> Iterator[str]:
     largest = _finite_largest(value)
     if largest > LARGEST:
         yield f"its constant '{value.name}' is {largest:.1e}; float16 ends at {LARGEST:.0f}"
+
+
+def _scales(node: ir.Node) -> Iterator[str]:
+    """Say that a quantised value would be another: its numbers are multiples of its scales."""
+    scale = node.inputs[1]
+    if scale is None or scale.const_value is None:
+        return
+    exact = np.abs(scale.const_value.numpy()).astype(np.float64)
+    counts = exact > TRACELESS * exact.max()
+    rounded = exact.astype(np.float16).astype(np.float64)
+    error = float(np.max(np.abs(rounded / np.where(counts, exact, 1) - 1), initial=0, where=counts))
+    if error > SCALE_ERROR:
+        yield f"its scales '{scale.name}' are up to {100 * error:.0f} % off in float16"
 
 
 def _value(value: ir.Value, facts: Facts) -> Iterator[str]:

@@ -74,6 +74,7 @@ def _onnx_probe(path: Path) -> Probe:
             scratch.write_bytes(wider.SerializeToString())
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.log_severity_level = 1, 3
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
             session = onnxruntime.InferenceSession(
                 scratch, options, providers=["CPUExecutionProvider"]
             )

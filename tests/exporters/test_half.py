@@ -478,3 +478,24 @@ def test_what_the_proof_allows_is_held_by_keeping_more_in_float32(vit: Captured)
     held = to_half(graph, images, reporter=Silent(), most=free.worst / 4)
     assert held.worst <= free.worst / 4
     assert len(held.kept) > len(free.kept)
+
+
+def test_scales_that_float16_cannot_hold_stay_in_float32_with_what_reads_them() -> None:
+    text = """
+        d = DequantizeLinear<axis=0>(stored, scales, zeros)
+        p = Conv<kernel_shape=[8,8]>(images, d)
+        f = Flatten(p)
+        logits = Gemm(f, w3)
+    """
+    stored = np.random.default_rng(0).integers(-127, 127, (4, 3, 8, 8)).astype(np.int8)
+    others = {"stored": stored, "zeros": np.zeros(4, np.int8), "w3": weight(4, 4)}
+    usual = half(graph(text, opset=19, scales=np.full(4, 1e-3, np.float32), **others))
+    assert not kept(usual)
+    tiny = half(graph(text, opset=19, scales=np.full(4, 3e-8, np.float32), **others))
+    assert "conv_p" in kept(tiny)
+    assert types(tiny.graph)["scales"] == FLOAT
+    uneven = np.array([1e-4, 1e-4, 1e-4, 5e-7], np.float32)
+    mixed = half(graph(text, opset=19, scales=uneven, **others))
+    assert "quantised in float32" in kept(mixed)["conv_p"]
+    dead = np.array([1e-3, 1e-3, 1e-3, 1e-12], np.float32)
+    assert not kept(half(graph(text, opset=19, scales=dead, **others)))

@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import timm
+import torch
 
+from edgeprune.capture import capture
 from edgeprune.errors import ExportError
-from edgeprune_exporters import runtimes
+from edgeprune.targets import load_target
+from edgeprune_exporters import Images, Job, TorchModel, runtimes
+from edgeprune_exporters.converting import converted
 from edgeprune_exporters.runtimes import (
     import_openvino,
     last_line,
@@ -64,3 +70,26 @@ def test_a_file_that_is_no_model_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(ExportError, match=r"ONNX Runtime cannot load 'model.onnx'"):
         load_onnxruntime(tmp_path / "model.onnx")
+
+
+def test_quantised_pairs_are_run_as_they_are_written_where_another_runtime_will_run_them(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 64, 64)
+    dense = capture(timm.create_model("test_resnet", num_classes=4).eval(), images[:2])
+    job = Job(
+        model=TorchModel(dense),
+        target=load_target("jetson"),
+        images=Images(parity=images, calibration=images),
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(converted(job, "int8", "tensorrt").graph.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    exact = session.run(None, {"images": images.numpy()})[0]
+    written = load_onnxruntime(path, as_written=True)
+    np.testing.assert_array_equal(written.run(images.numpy()), exact)
+    assert not np.array_equal(load_onnxruntime(path).run(images.numpy()), exact)
+    assert {"f16", "i8"} <= set(written.precision.split("+"))
