@@ -40,11 +40,10 @@ HEAD: Final = (
 EXPLAINED: Final = """\
 All artifacts of a table are timed in turns in one run, in fresh processes each round, at batch 1.
 *Times faster* is against dense fp32, with a 95 % interval over rounds. *Layers run in* is what
-the runtime reports of the layers with weights. Of an fp16 file OpenVINO reports the f16 of the
-stored weights; the kernels behind it (`brgconv_avx512_f32`, `brgemm_avx512_f32`) compute in the
-f32 that is asked for, as the times show. Accuracy is that of the artifact itself on the test
-split, *points* its difference from dense fp32 on the same images, and *other calls* the share of
-images that the two call differently."""
+the runtime reports of the kernels of layers with weights: OpenVINO widens the weights of an fp16
+file when it loads them. Accuracy is that of the artifact itself on the test split, *points* its
+difference from dense fp32 on the same images, and *other calls* the share of images that the two
+call differently."""
 
 
 @dataclass(frozen=True, kw_only=True)

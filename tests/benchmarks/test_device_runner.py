@@ -127,6 +127,17 @@ def test_openvino_runs_in_f32_unless_told_otherwise(tiny: Tiny) -> None:
         assert loaded(tiny.ir, precision="bf16")["precision"] == "bf16"
 
 
+def test_weights_stored_in_half_precision_are_no_precision_to_run_in(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    from edgeprune_exporters.runtimes import import_openvino
+
+    openvino = import_openvino()
+    half = tmp_path / "half.xml"
+    openvino.save_model(openvino.Core().read_model(tiny.ir), half, compress_to_fp16=True)
+    assert loaded(half)["precision"] == "f32"
+
+
 @pytest.mark.parametrize(
     ("dtype", "name"), [(np.float16, "f16"), (np.int8, "i8"), (np.float32, "f32")]
 )
