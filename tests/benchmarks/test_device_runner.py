@@ -14,7 +14,7 @@ from onnx import helper
 from edgeprune.errors import MeasureError
 from edgeprune_benchmarks.process import RUNNER, RunnerProcess
 
-from .conftest import SIZE, Tiny, images
+from .conftest import SIZE, Tiny, images, write_network
 
 PATIENCE = 60.0
 
@@ -134,7 +134,8 @@ def test_weights_stored_in_half_precision_are_no_precision_to_run_in(
 
     openvino = import_openvino()
     half = tmp_path / "half.xml"
-    openvino.save_model(openvino.Core().read_model(tiny.ir), half, compress_to_fp16=True)
+    source = write_network(tmp_path / "convolutions.onnx", tiny.weight, layers=2)
+    openvino.save_model(openvino.Core().read_model(source), half, compress_to_fp16=True)
     assert loaded(half)["precision"] == "f32"
 
 
