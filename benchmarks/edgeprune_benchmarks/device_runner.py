@@ -125,7 +125,7 @@ def kernel_type(layer: Any) -> str:  # noqa: ANN401  a map without types
     that of weights in the file, f16, which are widened when it is loaded.
     """
     end = layer["primitiveType"].astype(str).rpartition("_")[2].lower()
-    return end if end in KERNELS else layer["runtimePrecision"].astype(str)
+    return str(end if end in KERNELS else layer["runtimePrecision"].astype(str))
 
 
 def load_torch(path: Path, threads: int, precision: str, batch: Optional[int]) -> Model:
