@@ -1,7 +1,7 @@
 """The runtimes in which artifacts are checked, loaded as a device would load them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from edgeprune_exporters.parity import Array, Runtime
 
 THREADS: Final = 2  # parity is not a measurement: enough to be quick, few enough to share
 INPUT: Final = "images"
-TYPES: Final = {
+TYPES: Final[Mapping[int, str]] = {
     onnx.TensorProto.FLOAT: "f32",
     onnx.TensorProto.FLOAT16: "f16",
     onnx.TensorProto.INT8: "i8",
