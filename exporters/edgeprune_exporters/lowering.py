@@ -1,9 +1,6 @@
 """From a captured model to an ONNX graph."""
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import onnx
@@ -15,6 +12,7 @@ from edgeprune_exporters.attention import explicit_attention
 from edgeprune_exporters.folding import fold_constants
 from edgeprune_exporters.opsets import at_opset, opset_of
 from edgeprune_exporters.runtimes import INPUT
+from edgeprune_exporters.silence import silenced
 from edgeprune_exporters.stamping import stamp
 from edgeprune_exporters.tidying import tidy
 
@@ -39,7 +37,7 @@ def lower(
             not to be had.
     """
     program = translated(captured, opset, batch)
-    with _quiet():
+    with silenced(NOISY):
         tidy(program.model)
         graph = program.model_proto
     del program  # it holds all weights once more
@@ -63,7 +61,7 @@ def translated(captured: Captured, opset: int, batch: int | None = None) -> torc
             f"the model takes batches of {own} only: give --batch {own}, or leave --batch out"
         )
     try:
-        with _quiet(), torch.no_grad():
+        with silenced(NOISY), torch.no_grad():
             program = _translate(captured, max(opset, NATIVE), batch or own)
     except Exception as error:  # torch.onnx raises whatever a translation met
         raise ExportError(f"the model has no ONNX form: {_reason(error)}") from error
@@ -100,21 +98,6 @@ def _require_standard(graph: onnx.ModelProto) -> None:
     foreign = sorted({each.domain for each in graph.opset_import} - {"", "ai.onnx"})
     if foreign:
         raise ExportError(f"the graph needs operators that are not ONNX's own: {foreign}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

@@ -17,8 +17,6 @@ transformers: in OpenVINO that moved the logits of a Swin twenty times as far, a
 those of a DeiT 0.94 times.
 """
 
-import logging
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +28,8 @@ from edgeprune.errors import ExportError
 from edgeprune_exporters.images import Images
 from edgeprune_exporters.parity import Array
 from edgeprune_exporters.runtimes import INPUT, import_openvino, last_line
+from edgeprune_exporters.silence import silenced
 
-ENOUGH: Final = 300  # images: NNCF's own default; ranges hardly move beyond
 NOISY: Final = ("nncf", "torch.utils.cpp_extension")  # the latter complains about missing CUDA
 
 Model = TypeVar("Model")
@@ -63,8 +61,8 @@ class Calibration:
     correct_biases: bool = True
 
 
-def calibration_images(images: Images, most: int = ENOUGH) -> Array:
-    """Return calibration images (N, C, H, W), the first ones.
+def calibration_images(images: Images, most: int | None = None) -> Array:
+    """Return calibration images (N, C, H, W): all, or the first ones.
 
     Raises:
         ExportError: there are none.
@@ -137,17 +135,10 @@ def quiet() -> Iterator[None]:
     """Keep NNCF's progress bars, log and warnings off the terminal."""
     import rich
 
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
     console = rich.get_console()  # NNCF draws on rich's own; the command line does not
     was_quiet, console.quiet = console.quiet, True
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced(NOISY):
             yield
     finally:
         console.quiet = was_quiet
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
