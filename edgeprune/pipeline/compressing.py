@@ -9,7 +9,7 @@ from typing import Any
 from edgeprune.bundle import read_manifest
 from edgeprune.data import ImageData, PreparedSplit
 from edgeprune.errors import UsageError
-from edgeprune.pipeline.artifacts import WORDS, export_stage, measured_runtime
+from edgeprune.pipeline.artifacts import WORDS, export_stage, measured_as, measured_runtime
 from edgeprune.pipeline.assembly import Made, assemble_bundle, document
 from edgeprune.pipeline.checks import align_note, check_asked, check_place
 from edgeprune.pipeline.context import Context
@@ -124,6 +124,9 @@ def _title(model: str, target: str, description: str) -> str:
 
 
 def _doubts(context: Context, record: Record) -> Iterator[str]:
+    dense, slim = (measured_as(context, name).precision for name in ("dense", "slim"))
+    if dense != slim:
+        yield f"slim was measured in {slim}, dense in {dense}: the ratio is of cut and precision"
     for reason in record.tainted:
         yield f"tainted measurement: {reason}"
     if context.target.not_measured:

@@ -131,6 +131,12 @@ def _explanation(results: Document, record: Document) -> Iterator[str]:
             f"{formats.percent(value, 0)} of the dense model's time "
             f"(95{formats.THIN}% interval {formats.percent(low, 0)} to {formats.percent(high, 0)})."
         )
+        dense, slim = (_ran_in(record, side) for side in ("dense", "slim"))
+        if dense and slim and dense != slim:
+            yield (
+                f"Slim ran in {slim} there and dense in {dense}: the gain is that of the cut and "
+                "of the precision together."
+            )
     floor = record.number("noise_floor")
     if floor is not None:
         yield f"Differences under {formats.percent(floor)} are noise on this machine."
@@ -236,6 +242,12 @@ def _broken(documents: Documents) -> Iterator[str]:
         if artifact.flag("proof", "ok") is False:
             name = f"{artifact.text('model') or 'a'} {artifact.text('format') or 'artifact'}"
             yield f"the artifact {name} does not equal torch"
+
+
+def _ran_in(record: Document, side: str) -> str:
+    """Say what a model's layers computed in when it was measured."""
+    runs = record.each("comparison", side, "runs")
+    return ", ".join(sorted({text for run in runs if (text := run.text("precision"))}))
 
 
 def _difference(dense: float | None, slim: float | None) -> float | None:

@@ -96,6 +96,7 @@ def test_a_slim_model_at_a_lower_precision_is_measured_against_dense_float32(
     }
     assert artifacts["slim", "openvino"] == precision
     assert artifacts["dense", "openvino"] == "fp32"
+    assert any(line.startswith(f"slim was measured in {precision}") for line in results.lines)
     record = json.loads((results.bundle / "record.json").read_text(encoding="utf-8"))
     ran = {side: record["comparison"][side]["runs"][0]["precision"] for side in ("dense", "slim")}
     assert ran["dense"] == "f32"

@@ -332,3 +332,13 @@ def test_a_damaged_document_is_named(tmp_path: Path) -> None:
     (write_bundle(tmp_path, examples=1) / "plan.json").write_text("{")
     with pytest.raises(BundleError, match=r"plan\.json of the bundle cannot be read"):
         build_report(tmp_path)
+
+
+def test_a_gain_that_is_partly_one_of_precision_says_so(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, examples=1)
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert "of the precision together" not in _text(_page(folder))
+    for run in record["comparison"]["slim"]["runs"]:
+        run["precision"] = "i8"
+    text = _text(_page(_edit(folder, "record", comparison=record["comparison"])))
+    assert "Slim ran in i8 there and dense in f32" in text
