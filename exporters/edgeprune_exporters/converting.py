@@ -16,7 +16,7 @@ from edgeprune_exporters.tolerances import limit_for
 
 HALF_IMAGES: Final = 16  # for the ranges of values; more find little that these do not
 HALF_BATCH: Final = 4
-SHARE: Final = 0.7
+SHARE: Final = 0.7  # of what the proof allows, which is on other images
 HALF_SCALES_OPSET: Final = 19  # the first whose Q and DQ take float16
 
 
@@ -58,7 +58,6 @@ def converted(job: Job, precision: str, scheme: Scheme) -> Converted:
 
 
 def _halved(job: Job, base: Converted, *, quantised: bool) -> Converted:
-    # The proof is on other images, so what it allows is not used up here.
     allowed = None if quantised else SHARE * limit_for(job.model, job.batches, "fp16").tolerance
     half = to_half(base.graph, _samples(job), reporter=job.reporter, most=allowed)
     stamp(half.graph, job.metadata)
