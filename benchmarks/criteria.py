@@ -30,14 +30,9 @@ from criteria_results import read_results
 from criteria_rows import NAMES, PEERS
 from criteria_worker import Job, work
 from edgeprune.errors import EdgepruneError, MeasureError, UsageError
-from edgeprune.files import write_text
+from results_file import write_section
 
 ROOT: Final = Path(__file__).parents[1]
-RESULTS: Final = ROOT / "benchmarks" / "RESULTS.md"
-MARKS: Final = (
-    "<!-- criteria: written by benchmarks/criteria.py -->",
-    "<!-- end of criteria -->",
-)
 
 
 @click.command()
@@ -175,12 +170,8 @@ def _setting(images: int, workers: int) -> str:
 def _write(report: Report) -> None:
     """Put the section between its marks, or at the end."""
     command = shlex.join(["python", "benchmarks/criteria.py", *_public(sys.argv[1:])])
-    begin, end = MARKS
-    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
-    before, found, rest = old.partition(begin)
-    after = rest.partition(end)[2] if found else "\n"
     text = f"## Criteria\n\n`{command}`: {report.setting}.\n\n{report.text()}"
-    write_text(RESULTS, f"{before.rstrip()}\n\n{begin}\n{text}\n{end}{after}")
+    write_section("criteria", text)
 
 
 def _public(arguments: Sequence[str]) -> list[str]:

@@ -20,18 +20,13 @@ from rich.console import Console
 
 from edgeprune.console import RichReporter
 from edgeprune.errors import EdgepruneError
-from edgeprune.files import write_text
 from edgeprune_benchmarks.measurement import MeasureSettings, Subject
 from edgeprune_benchmarks.statistics import Ratio, latency_ratio
 from precision_artifacts import FORMATS, Made, prepare
 from precision_case import Case, open_case
 from precision_turns import Entry, Timed, Turns, take_turns
+from results_file import write_section
 
-RESULTS: Final = Path(__file__).parent / "RESULTS.md"
-MARKS: Final = (
-    "<!-- precision: written by benchmarks/precision.py -->",
-    "<!-- end of precision -->",
-)
 TIMED_IMAGES: Final = 8
 HEAD: Final = (
     "| artifact | layers run in | latency, ms | times faster [95 %] | accuracy | points [95 %] "
@@ -121,7 +116,7 @@ def main(  # noqa: PLR0917 - click passes options by name
             parts.append(table(case.name, runtime, slim_words(case), made, turns))
             click.echo(parts[-1])
     if write and parts:
-        write_section(RESULTS, section(parts, max_drop, settings))
+        write_section("precision", section(parts, max_drop, settings))
 
 
 def _entries(made: Sequence[Made], place: Path, runtime: str) -> list[Entry]:
@@ -181,16 +176,6 @@ def section(parts: Iterable[str], max_drop: float, settings: MeasureSettings) ->
     threads = f"{settings.threads} thread{'s' * (settings.threads != 1)}"
     setting = f"`{command}`, {threads} on {platform.machine()}."
     return "\n\n".join(("## Precision", setting, EXPLAINED, *parts))
-
-
-def write_section(path: Path, text: str) -> None:
-    """Put the section between its marks, or at the end where there are none yet."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    begin, end = MARKS
-    before, found, rest = old.partition(begin)
-    after = rest.partition(end)[2] if found else ""
-    block = f"{begin}\n{text}\n{end}"
-    write_text(path, f"{before.rstrip()}\n\n{block}\n{after}".rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ pytest.importorskip("precision", reason="benchmarks need an editable install")
 from edgeprune.progress import Silent
 from edgeprune_benchmarks.harness import MeasureSettings, Subject
 from edgeprune_benchmarks.process import RunnerProcess
-from precision import MARKS, table, write_section
+from precision import table
 from precision_artifacts import Made, Variant
 from precision_turns import Entry, take_turns, turn_order
+from results_file import marks, write_section
 
 from .conftest import Tiny, images
 
@@ -95,11 +96,14 @@ def test_a_row_says_how_much_faster_than_the_first_it_is_and_what_stayed_precise
 def test_a_section_takes_the_place_of_the_last_one_and_of_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     path.write_text("# Results\n\n## Other\n\nfigures\n", encoding="utf-8")
-    write_section(path, "## Precision\n\nold")
+    write_section("precision", "## Precision\n\nold", path)
     path.write_text(path.read_text(encoding="utf-8") + "\n## Later\n\nmore\n", encoding="utf-8")
-    write_section(path, "## Precision\n\nnew")
+    write_section("precision", "## Precision\n\nnew", path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Results\n\n## Other\n\nfigures\n")
+    write_section("precision", "## Precision\n\nnew", path)
+    assert path.read_text(encoding="utf-8") == text
     assert text.endswith("\n## Later\n\nmore\n")
     assert "old" not in text
-    assert text.count(MARKS[0]) == text.count(MARKS[1]) == text.count("new") == 1
+    begin, end = marks("precision")
+    assert text.count(begin) == text.count(end) == text.count("new") == 1
