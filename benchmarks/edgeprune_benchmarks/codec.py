@@ -68,7 +68,8 @@ def _decode_dataclass(kind: type, value: object, at: str) -> object:
     unknown = sorted(set(value) - {field.name for field in declared})
     if unknown:
         raise ValueError(f"{at} has fields that are not known: {', '.join(unknown)}")
-    missing = [f.name for f in declared if f.name not in value and f.default is MISSING]
+    needed = (f.name for f in declared if f.default is f.default_factory is MISSING)
+    missing = [name for name in needed if name not in value]
     if missing:
         raise ValueError(f"{at} lacks {', '.join(missing)}")
     present = [field.name for field in declared if field.name in value]

@@ -168,7 +168,7 @@ def _block(runner: RunnerProcess, settings: MeasureSettings) -> Sequence[int]:
 
 
 def _run(answers: Answer, blocks: Sequence[Sequence[int]]) -> Run:
-    words = {field.name: answers.get(field.name) for field in fields(Run)}
+    words = {each.name: answers[each.name] for each in fields(Run) if each.name in answers}
     return decode(Run, {**words, "blocks_ns": blocks}, at="run")
 
 
@@ -177,6 +177,7 @@ def _measurement(subject: Subject, key: str, rounds: Sequence[_Round]) -> Measur
         name=subject.name,
         artifact=subject.artifact.name,
         bytes=sum(path.stat().st_size for path in subject.files),
+        files=subject.hashed(),
         backend=str(rounds[0].loaded[key].get("backend")),
         version=str(rounds[0].loaded[key].get("version")),
         runs=tuple(each.runs[key] for each in rounds),

@@ -1,9 +1,11 @@
 """One device runner as a child process.
 
 The child is started with a short, clean environment and told nothing but its
-commands, so that what it does depends on the artifact and not on this process.
-Whatever goes wrong with it, death, silence or nonsense, ends as one
-``MeasureError`` that shows the child's last words.
+commands, so that what it does depends on the artifact and not on this process:
+neither ``OMP_NUM_THREADS`` nor a preloaded allocator reaches it, and as it is
+another program, its peak memory begins at its own start. Whatever goes wrong with
+it, death, silence or nonsense, ends as one ``MeasureError`` that shows the child's
+last words.
 """
 
 import json
@@ -21,7 +23,10 @@ from typing import IO, Any, Final, Self, TypeAlias
 from edgeprune.errors import MeasureError
 
 RUNNER: Final = Path(__file__).with_name("device_runner.py")
-KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT")
+KEPT: Final = (
+    *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),  # which GPU the user chose
+)
 GRACE: Final = 5.0  # seconds between the end of a child's output and its own
 LAST_WORDS: Final = 2000  # characters of stderr that an error shows
 
@@ -32,20 +37,28 @@ class RunnerProcess:
     """A running device runner; a context manager that leaves no process behind.
 
     ``name`` is what errors call it. ``command`` starts it; the default is this
-    Python and this package's runner.
+    Python and this package's runner. ``environment`` takes the place of the clean
+    one, for a command that only leads to the runner, as ``ssh`` does.
     """
 
-    def __init__(self, name: str, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start the process; nothing is loaded yet."""
         self.name = name
         self._asked = 0
+        self._doing = ""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._child = subprocess.Popen(
             command or [sys.executable, str(RUNNER), "serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=_environment(),
+            env=_environment() if environment is None else dict(environment),
             text=True,
             encoding="utf-8",
             errors="replace",
@@ -66,20 +79,30 @@ class RunnerProcess:
         Raises ``MeasureError`` when the runner refuses the command, dies, says
         something that is no answer, or needs more than ``timeout`` seconds.
         """
+        self.send(do, **words)
+        return self.answer(timeout)
+
+    def send(self, do: str, /, **words: object) -> None:
+        """Send one command and leave its answer for ``answer`` to fetch."""
         self._asked += 1
+        self._doing = do
         message = json.dumps({"id": self._asked, "do": do, **words})
         try:
             _pipe(self._child.stdin).write(message + "\n")
             _pipe(self._child.stdin).flush()
         except OSError as error:
-            raise self._died(do) from error
+            raise self._died() from error
+
+    def answer(self, timeout: float) -> Answer:
+        """Return the answer to the command sent last; raises as ``ask`` does."""
+        do = self._doing
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty as error:
             late = f"did not answer {do!r} within {timeout:g} s (allow more, or a smaller batch)"
             raise self._failed(late) from error
         if line is None:
-            raise self._died(do)
+            raise self._died()
         answer = _parsed(line)
         if answer is None or answer.get("id") != self._asked:
             raise self._failed(f"answered {do!r} with {line.strip()[:200]!r}, which is no answer")
@@ -118,14 +141,14 @@ class RunnerProcess:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _died(self, do: str) -> MeasureError:
+    def _died(self) -> MeasureError:
         try:
             code = self._child.wait(timeout=GRACE)
         except subprocess.TimeoutExpired:
-            return self._failed(f"closed its output during {do!r}")
+            return self._failed(f"closed its output during {self._doing!r}")
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -9 else ""
-        return self._failed(f"{how}{hint} during {do!r}")
+        return self._failed(f"{how}{hint} during {self._doing!r}")
 
     def _failed(self, what: str) -> MeasureError:
         self._child.kill()

@@ -158,4 +158,4 @@ def test_nothing_in_this_package_but_the_runner_imports_a_runtime() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom)
             for name in [getattr(node, "module", None) or "", *(a.name for a in node.names)]
         }
-        assert not imported & {"torch", "onnxruntime", "openvino", "onnx"}, path.name
+        assert not imported & {"torch", "onnxruntime", "openvino", "tensorrt"}, path.name
