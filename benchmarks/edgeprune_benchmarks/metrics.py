@@ -64,8 +64,8 @@ class PairedDifference:
 def classification_metrics(logits: Logits, labels: Labels, classes: Sequence[str]) -> Metrics:
     """Compare logits (N, K) with labels: (N,) class numbers, or (N, K) of 0 and 1."""
     truth = _truth(logits, labels, len(classes))
-    scores = logits if labels.ndim == 2 else softmax(logits.astype(np.float64), axis=1)
     calls = _calls(logits, multi_label=labels.ndim == 2)
+    scores = logits if labels.ndim == 2 else softmax(logits.astype(np.float64), axis=1)
     columns = zip(classes, truth.T, calls.T, scores.T, strict=True)
     per_class = tuple(_class_metrics(*column) for column in columns)
     return Metrics(
@@ -76,6 +76,18 @@ def classification_metrics(logits: Logits, labels: Labels, classes: Sequence[str
         average_precision=_mean([each.average_precision for each in per_class]),
         per_class=per_class,
     )
+
+
+def decisions(logits: Logits, *, multi_label: bool) -> NDArray[np.int64]:
+    """Return what is decided per image, as (N, 1) class numbers or (N, K) of 0 and 1.
+
+    Raises ``MeasureError`` for outputs that are not finite, of which nothing follows.
+    """
+    if not np.isfinite(logits).all():
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise MeasureError(f"outputs of {bad} of {len(logits)} images are not finite")
+    chosen = logits > 0 if multi_label else logits.argmax(axis=1)[:, None]
+    return chosen.astype(np.int64)
 
 
 def paired_difference(
@@ -91,7 +103,7 @@ def paired_difference(
     rng = np.random.default_rng(seed)
     means = [rng.choice(gain, len(gain)).mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
-    differ = _decisions(dense, multi_label=multi_label) != _decisions(slim, multi_label=multi_label)
+    differ = decisions(dense, multi_label=multi_label) != decisions(slim, multi_label=multi_label)
     return PairedDifference(
         accuracy=float(gain.mean()),
         low=float(low),
@@ -119,22 +131,16 @@ def _class_metrics(name: str, truth: Bools, calls: Bools, scores: Floats) -> Cla
     )
 
 
-def _decisions(logits: Logits, *, multi_label: bool) -> NDArray[np.int64]:
-    """Return what is decided per image, as (N, 1) class numbers or (N, K) of 0 and 1."""
-    chosen = logits > 0 if multi_label else logits.argmax(axis=1)[:, None]
-    return chosen.astype(np.int64)
-
-
 def _calls(logits: Logits, *, multi_label: bool) -> Bools:
     """Return which classes are called, as (N, K)."""
-    chosen = _decisions(logits, multi_label=multi_label)
+    chosen = decisions(logits, multi_label=multi_label)
     return chosen.astype(bool) if multi_label else chosen == np.arange(logits.shape[1])
 
 
 def _right(logits: Logits, labels: Labels) -> Bools:
     """Return which decisions are right, as (N, 1) or (N, K)."""
-    decisions = _decisions(logits, multi_label=labels.ndim == 2)
-    return np.asarray(decisions == (labels if labels.ndim == 2 else labels[:, None]))
+    decided = decisions(logits, multi_label=labels.ndim == 2)
+    return np.asarray(decided == (labels if labels.ndim == 2 else labels[:, None]))
 
 
 def _truth(logits: Logits, labels: Labels, classes: int) -> Bools:
@@ -144,9 +150,6 @@ def _truth(logits: Logits, labels: Labels, classes: int) -> Bools:
     wanted = (len(labels), classes)
     if logits.shape != wanted:
         raise MeasureError(f"outputs have shape {logits.shape}; {wanted} was expected")
-    if not np.isfinite(logits).all():
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise MeasureError(f"outputs of {bad} of {len(logits)} images are not finite")
     if labels.ndim == 2:
         if labels.shape != wanted or not np.isin(labels, (0, 1)).all():
             raise MeasureError(
