@@ -2,29 +2,49 @@
 
 Each round starts one fresh runner per subject. Both are warmed up, then blocks
 of inferences alternate as A B B A, so that whatever drifts on the machine drifts
-for both. Invariant: while one subject is timed, the other's process waits.
+for both. Invariant: while one subject is timed, the other's process waits; and a
+measurement that was interrupted ends as if it had not been, apart from the times.
 """
 
+import base64
+import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import MeasureError
 from edgeprune_benchmarks.codec import decode
-from edgeprune_benchmarks.machine import Conditions, Machine, conditions, taints
-from edgeprune_benchmarks.measurement import Comparison, Measurement, MeasureSettings, Run, Subject
-from edgeprune_benchmarks.process import Answer, RunnerProcess
+from edgeprune_benchmarks.hosts import Host, LocalHost
+from edgeprune_benchmarks.journal import Journal, Say, key_of, silent
+from edgeprune_benchmarks.machine import taints
+from edgeprune_benchmarks.measurement import Comparison, Measurement, MeasureSettings, Subject
+from edgeprune_benchmarks.process import RunnerProcess
+from edgeprune_benchmarks.rounds import (
+    Placed,
+    Round,
+    check_files,
+    doubts,
+    load,
+    machine_of,
+    measurement,
+    place,
+    run_round,
+)
 
 __all__ = ["Comparison", "MeasureSettings", "Measurement", "Subject", "compare", "predict"]
 
 Images = NDArray[np.float32]
+Outputs = NDArray[np.float32]
 Progress = Callable[[int, int], None]
-PREDICT_IMAGES = 64  # that cross to the runner at a time, and share one time-out
+PREDICT_IMAGES: Final = 64  # that cross to the runner at a time, and share one time-out
+INPUTS: Final = "inputs.npy"
+OUTPUTS: Final = "outputs.npy"
 
 
 def compare(
@@ -33,24 +53,33 @@ def compare(
     inputs: Images,
     settings: MeasureSettings,
     progress: Progress | None = None,
+    *,
+    host: Host | None = None,
+    journal: Path | None = None,
+    say: Say = silent,
 ) -> Comparison:
     """Measure both subjects in turns on images (N, C, H, W), N at least one batch.
 
-    Raises ``MeasureError`` when an artifact cannot be loaded, or its runner dies,
-    hangs or answers nonsense.
+    Rounds that ``journal`` has of the same files, images, settings and machine are
+    not run again; ``say`` hears how many.
+
+    Raises ``MeasureError`` when an artifact cannot be loaded, or changes, or its
+    runner dies, hangs or answers nonsense.
     """
-    _check_images(inputs)
-    for subject in (dense, slim):
-        _check_subject(subject)
-    subjects = {"dense": dense, "slim": slim}
-    rounds = []
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        images = _store(inputs, Path(folder) / "inputs.npy")
-        for number in range(settings.rounds):
-            rounds.append(_round(subjects, number, images, settings))
+    _check_images(inputs, settings.batch)
+    with ExitStack() as stack:
+        there = host or stack.enter_context(LocalHost())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-")))
+        placed = {"dense": place(there, dense), "slim": place(there, slim)}
+        job = _Job(host=there, placed=placed, settings=settings, folder=folder)
+        log = _journal(journal, job, _digest(inputs), say)
+        rounds = []
+        for each in _rounds(job, _give(job, inputs), log, say):
+            rounds.append(each)
             if progress is not None:
-                progress(number + 1, settings.rounds)
-    measured = {key: _measurement(subjects[key], key, rounds) for key in subjects}
+                progress(len(rounds), settings.rounds)
+    measured = {"dense": measurement(dense, "dense", rounds)}
+    measured["slim"] = measurement(slim, "slim", rounds)
     seen = tuple(each.conditions for each in rounds)
     return Comparison(
         settings=settings,
@@ -59,7 +88,7 @@ def compare(
         order=tuple(block_order(number, settings.blocks) for number in range(settings.rounds)),
         machine=rounds[0].machine,
         conditions=seen,
-        tainted=(*taints(seen), *_doubts(measured.values(), settings)),
+        tainted=(*taints(seen), *doubts(measured.values(), settings)),
     )
 
 
@@ -70,134 +99,112 @@ def block_order(number: int, blocks: int) -> tuple[str, ...]:
 
 
 def predict(
-    subject: Subject, inputs: Images | Iterable[Images], settings: MeasureSettings
-) -> NDArray[np.float32]:
+    subject: Subject,
+    inputs: Images | Iterable[Images],
+    settings: MeasureSettings,
+    *,
+    host: Host | None = None,
+    journal: Path | None = None,
+    say: Say = silent,
+) -> Outputs:
     """Run images (N, C, H, W), or an iterator of such batches, through the artifact.
 
     Returns its outputs (N, K) in order, from the runtime and at the precision
-    that are measured. Raises ``MeasureError`` as ``compare`` does.
+    that are measured. Outputs that ``journal`` has are not computed again.
+    Raises ``MeasureError`` as ``compare`` does.
     """
-    _check_subject(subject)
-    results = []
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder, _start(subject) as runner:
-        _load(runner, subject, settings, batch=None)
-        target = Path(folder) / "outputs.npy"
+    with ExitStack() as stack:
+        there = host or stack.enter_context(LocalHost())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-")))
+        placed = {"predicted": place(there, subject)}
+        job = _Job(host=there, placed=placed, settings=settings, folder=folder)
+        log = _journal(journal, job, "", say)
+        runner: RunnerProcess | None = None
+        outputs = f"{there.scratch()}/{OUTPUTS}"
+        results = []
         for part in _parts(inputs):
-            stored = _store(part, Path(folder) / "inputs.npy")
-            words = {"inputs": stored, "outputs": str(target), "batch": settings.batch}
-            runner.ask("predict", settings.timeout, **words)
-            results.append(np.load(target, allow_pickle=False))
+            digest = _digest(part)
+            if (stored := log.get(digest)) is not None:
+                results.append(_unpacked(stored))
+                continue
+            if runner is None:
+                runner = stack.enter_context(there.runner(subject.name))
+                load({"predicted": runner}, placed, settings, batch=None)
+            results.append(_predicted(job, runner, part, outputs))
+            log.put(digest, _packed(results[-1]))
     if not results:
         raise MeasureError(f"{subject.name}: there are no images to predict")
     return np.concatenate(results)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Round:
-    runs: dict[str, Run]
-    loaded: dict[str, Answer]
-    machine: Machine
-    conditions: Conditions
+class _Job:
+    """What is measured where, and a folder here for what passes between."""
+
+    host: Host
+    placed: Mapping[str, Placed]
+    settings: MeasureSettings
+    folder: Path
 
 
-def _round(
-    subjects: Mapping[str, Subject], number: int, images: str, settings: MeasureSettings
-) -> _Round:
-    """Start a fresh runner for each subject and let them take turns."""
-    order = block_order(number, settings.blocks)
-    with ExitStack() as stack:
-        runners = {key: stack.enter_context(_start(subjects[key])) for key in order[:2]}
-        loaded = {
-            key: _load(runner, subjects[key], settings, batch=settings.batch)
-            for key, runner in runners.items()
-        }
-        warm = {key: _warm_up(runner, images, settings) for key, runner in runners.items()}
-        before = [runner.ask("state", settings.timeout) for runner in runners.values()]
-        blocks: dict[str, list[Sequence[int]]] = {key: [] for key in runners}
-        for key in order:
-            blocks[key].append(_block(runners[key], settings))
-        after = [runner.ask("state", settings.timeout) for runner in runners.values()]
-        peaks = {key: runner.ask("memory", settings.timeout) for key, runner in runners.items()}
-        info = runners["dense"].ask("info", settings.timeout)
+def _rounds(job: _Job, images: str, log: Journal, say: Say) -> Iterator[Round]:
+    """Yield rounds, stored ones or run now, and hold each one's files against the first's."""
+    count = job.settings.rounds
+    known = {number: found for number in range(count) if (found := _known(log, number))}
+    if known:
+        say(f"{len(known)} of {count} rounds are from the earlier run")
+    first: Round | None = None
+    for number in range(count):
+        found = known.get(number)
+        if found is None:
+            order = block_order(number, job.settings.blocks)
+            found = run_round(job.host, job.placed, order, images, job.settings)
+            log.put(f"round {number}", found)
+        first = first or found
+        for key, each in job.placed.items():
+            check_files(each.subject.name, first.loaded[key].files, found.loaded[key].files)
+        yield found
+
+
+def _known(log: Journal, number: int) -> Round | None:
+    stored = log.get(f"round {number}")
     try:
-        return _Round(
-            runs={k: _run({**loaded[k], **warm[k], **peaks[k]}, blocks[k]) for k in runners},
-            loaded=loaded,
-            machine=decode(Machine, info.get("machine"), at="machine"),
-            conditions=conditions(before, after),
-        )
-    except ValueError as error:
-        raise MeasureError(f"a device runner's answer cannot be understood: {error}") from error
+        return None if stored is None else decode(Round, stored, at="round")
+    except ValueError:
+        return None  # of an edgeprune that stored other fields: measured again
 
 
-def _start(subject: Subject) -> RunnerProcess:
-    return RunnerProcess(subject.name)
+def _journal(path: Path | None, job: _Job, inputs: str, say: Say) -> Journal:
+    """Open a journal under everything that decides what would be measured now."""
+    if path is None:
+        return Journal(None, "")
+    with job.host.runner(job.host.name) as runner:
+        machine = machine_of(runner.ask("info", job.settings.timeout))
+    content = {
+        "subjects": {key: [each.subject.backend, each.hashes] for key, each in job.placed.items()},
+        "settings": replace(job.settings, timeout=MeasureSettings.timeout),  # decides nothing
+        "inputs": inputs,
+        "machine": [machine.cpu, machine.versions],
+    }
+    return Journal(path, key_of(content), say)
 
 
-def _load(
-    runner: RunnerProcess, subject: Subject, settings: MeasureSettings, *, batch: int | None
-) -> Answer:
-    return runner.ask(
-        "load",
-        settings.timeout,
-        artifact=str(subject.artifact.resolve()),
-        backend=subject.backend,
-        threads=settings.threads,
-        cpus=settings.cpus,
-        precision=settings.precision,
-        batch=batch,
-    )
+def _predicted(job: _Job, runner: RunnerProcess, images: Images, there: str) -> Outputs:
+    words = {"inputs": _give(job, images), "outputs": there, "batch": job.settings.batch}
+    runner.ask("predict", job.settings.timeout, **words)
+    here = job.folder / OUTPUTS
+    job.host.fetch(there, here)
+    return np.asarray(np.load(here, allow_pickle=False), np.float32)
 
 
-def _warm_up(runner: RunnerProcess, images: str, settings: MeasureSettings) -> Answer:
-    return runner.ask(
-        "warmup",
-        settings.timeout + settings.warmup_limit,
-        inputs=images,
-        batch=settings.batch,
-        seconds=settings.warmup_seconds,
-        limit=settings.warmup_limit,
-    )
+def _packed(outputs: Outputs) -> dict[str, object]:
+    data = base64.b64encode(np.ascontiguousarray(outputs, "<f4").tobytes()).decode()
+    return {"shape": list(outputs.shape), "float32": data}
 
 
-def _block(runner: RunnerProcess, settings: MeasureSettings) -> Sequence[int]:
-    seconds, inferences = settings.block_seconds, settings.block_inferences
-    timeout = settings.timeout + seconds
-    times = runner.ask("block", timeout, seconds=seconds, iterations=inferences).get("ns")
-    return list(times or ())
-
-
-def _run(answers: Answer, blocks: Sequence[Sequence[int]]) -> Run:
-    words = {each.name: answers[each.name] for each in fields(Run) if each.name in answers}
-    return decode(Run, {**words, "blocks_ns": blocks}, at="run")
-
-
-def _measurement(subject: Subject, key: str, rounds: Sequence[_Round]) -> Measurement:
-    return Measurement(
-        name=subject.name,
-        artifact=subject.artifact.name,
-        bytes=sum(path.stat().st_size for path in subject.files),
-        files=subject.hashed(),
-        backend=str(rounds[0].loaded[key].get("backend")),
-        version=str(rounds[0].loaded[key].get("version")),
-        runs=tuple(each.runs[key] for each in rounds),
-    )
-
-
-def _doubts(measured: Iterable[Measurement], settings: MeasureSettings) -> Iterator[str]:
-    """Say where a runtime did not do what it was told, or never came to rest."""
-    for subject in measured:
-        restless = sum(not run.steady for run in subject.runs)
-        if restless:
-            runs = f"{restless} of {len(subject.runs)} runs"
-            yield f"{subject.name} was not steady after its warm-up in {runs}"
-        types = {name for run in subject.runs for name in run.precision.split("+")}
-        floats = types & {"f32", "f16", "bf16"}
-        if floats - {settings.precision}:
-            yield f"{subject.name} ran in {'+'.join(sorted(floats))}, not in {settings.precision}"
-        threads = {run.threads for run in subject.runs}
-        if threads != {settings.threads}:
-            yield f"{subject.name} ran on {sorted(threads)} threads, not on {settings.threads}"
+def _unpacked(stored: Mapping[str, Any]) -> Outputs:
+    values = np.frombuffer(base64.b64decode(stored["float32"]), "<f4")
+    return values.reshape(stored["shape"]).astype(np.float32)
 
 
 def _parts(inputs: Images | Iterable[Images]) -> Iterator[Images]:
@@ -209,16 +216,21 @@ def _parts(inputs: Images | Iterable[Images]) -> Iterator[Images]:
         )
 
 
-def _store(images: Images, path: Path) -> str:
+def _give(job: _Job, images: Images) -> str:
+    """Bring images to the host, where they do not outlive the measurement."""
+    path = job.folder / INPUTS
     np.save(path, np.ascontiguousarray(images, dtype=np.float32))
-    return str(path)
+    return f"{job.host.give(job.folder, [path], keep=False)}/{INPUTS}"
 
 
-def _check_images(images: Images) -> None:
+def _digest(images: Images) -> str:
+    data = np.ascontiguousarray(images, dtype="<f4")
+    return hashlib.sha256(repr(data.shape).encode() + data.tobytes()).hexdigest()
+
+
+def _check_images(images: Images, batch: int = 1) -> None:
     if images.ndim != 4 or not len(images):
         raise MeasureError(f"images have shape {images.shape}; (N, C, H, W) with N ≥ 1 is wanted")
-
-
-def _check_subject(subject: Subject) -> None:
-    if not subject.artifact.is_file():
-        raise MeasureError(f"{subject.name}: there is no file {subject.artifact}")
+    if len(images) < batch:
+        few = f"there are {len(images)} images, too few for one batch of {batch}"
+        raise MeasureError(f"{few}: give more images, or use a smaller batch")

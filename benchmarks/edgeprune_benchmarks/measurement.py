@@ -102,15 +102,15 @@ class MeasureSettings:
 
     @classmethod
     def quick(cls, *, threads: int = 1, batch: int = 1) -> "MeasureSettings":
-        """Return settings that finish a small model in about 8 seconds."""
+        """Return settings that finish a small model in about 10 seconds."""
         return cls(
             threads=threads,
             batch=batch,
-            rounds=4,
-            blocks=5,
-            block_seconds=0.08,
-            warmup_seconds=0.1,
-            warmup_limit=0.4,
+            rounds=8,
+            blocks=4,
+            block_seconds=0.06,
+            warmup_seconds=0.08,
+            warmup_limit=0.3,
             load_together=True,
         )
 
