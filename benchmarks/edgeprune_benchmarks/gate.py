@@ -1,0 +1,136 @@
+"""Is the candidate slower than its baseline, by more than is allowed?
+
+Both are measured in turns in one job on one machine; no figure of another day takes
+part. The limit is 1 plus the allowed slow-down, or plus the noise floor where that is
+larger. With the 95 % interval of the ratio of candidate to baseline:
+
+- all of it above the limit: measured once more in fresh processes. Above it again, it
+  is a regression; otherwise inconclusive, for the two contradict each other.
+- all of it at or below the limit: it passes.
+- the limit within it: it passes if the ratio itself keeps the limit and the interval
+  reaches no further than the limit allows to either side, so that a slow-down of twice
+  as much would have been seen. Otherwise the measurement is too coarse to tell, and
+  it is inconclusive: more rounds, or a quieter machine.
+
+A crowded or throttled machine does not decide by itself. Blocks alternate, so what
+slows one side slows the other, and what does not cancel widens the interval; hosted
+runners are never quiet. Invariant: no regression rests on one measurement.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.errors import UsageError
+from edgeprune_benchmarks.harness import Progress, compare
+from edgeprune_benchmarks.hosts import Host
+from edgeprune_benchmarks.measurement import Comparison, MeasureSettings, Subject
+from edgeprune_benchmarks.statistics import Ratio, latency_ratio
+
+LatencyStatus = Literal["pass", "regression", "inconclusive"]
+ALLOWED: Final = 0.02  # slow-down, as a share of the baseline's time
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyCheck:
+    """What was decided, and on which measurements.
+
+    Attributes:
+        status: as the module says.
+        limit: largest ratio of candidate to baseline that keeps what is allowed.
+        first: ratio of the candidate's time to the baseline's.
+        second: of the confirming measurement, where the first asked for one.
+        reason: one sentence for people.
+        comparisons: the measurements, with raw samples and the machine's state.
+    """
+
+    status: LatencyStatus
+    limit: float
+    first: Ratio
+    second: Ratio | None
+    reason: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def tainted(self) -> tuple[str, ...]:
+        """Reasons to doubt the measurements, each once."""
+        return tuple(dict.fromkeys(r for each in self.comparisons for r in each.tainted))
+
+
+def check_latency(
+    baseline: Subject,
+    candidate: Subject,
+    inputs: NDArray[np.float32],
+    settings: MeasureSettings,
+    *,
+    allowed: float = ALLOWED,
+    noise_floor: float = 0.0,
+    host: Host | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LatencyCheck:
+    """Measure candidate and baseline in turns on images (N, C, H, W), and decide.
+
+    allowed: slow-down as a share, 0.02 for 2 %. noise_floor: difference that this
+    machine shows between equals, as a share.
+
+    Raises ``UsageError`` for shares below 0, and ``MeasureError`` as ``compare`` does.
+    """
+    if not (allowed >= 0 and noise_floor >= 0):
+        raise UsageError("the allowed slow-down and the noise floor must not be below 0")
+    comparisons: list[Comparison] = []
+
+    def measured() -> Ratio:
+        comparisons.append(
+            compare(baseline, candidate, inputs, settings, progress=progress, host=host)
+        )
+        return ratio_of(comparisons[-1], seed=seed + len(comparisons), noise_floor=noise_floor)
+
+    limit = 1 + max(allowed, noise_floor)
+    first = measured()
+    second = measured() if first.low > limit else None
+    status, reason = decide(first, second, limit)
+    return LatencyCheck(
+        status=status,
+        limit=limit,
+        first=first,
+        second=second,
+        reason=reason,
+        comparisons=tuple(comparisons),
+    )
+
+
+def ratio_of(comparison: Comparison, *, seed: int = 0, noise_floor: float = 0.0) -> Ratio:
+    """Return the ratio of slim, the candidate, to dense, the baseline."""
+    return latency_ratio(
+        comparison.dense.blocks, comparison.slim.blocks, seed=seed, noise_floor=noise_floor
+    )
+
+
+def decide(first: Ratio, second: Ratio | None, limit: float) -> tuple[LatencyStatus, str]:
+    """Return what one or two measurements show against a limit, and why.
+
+    Without a confirming second one, there is no regression.
+    """
+    seen, most = _words([first, *([second] if second else [])]), f"{limit:.3f}"
+    if first.low > limit:
+        if second is None:
+            return "inconclusive", f"{seen}: above {most}, but measured once only"
+        if second.low > limit:
+            return "regression", f"{seen}: above {most} both times"
+        return "inconclusive", f"{seen}: above {most} the first time only; measure again"
+    if first.high <= limit:
+        return "pass", f"{seen}: at most {most}"
+    reach = max(first.high - first.value, first.value - first.low)
+    if first.value <= limit and reach <= limit - 1:
+        return "pass", f"{seen}: not shown to be above {most}"
+    advice = "give more rounds, or a quieter machine"
+    return "inconclusive", f"{seen}: too coarse to tell whether above {most}; {advice}"
+
+
+def _words(ratios: Sequence[Ratio]) -> str:
+    parts = [f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in ratios]
+    return f"{', then '.join(parts)} of the baseline's time"
