@@ -14,18 +14,25 @@ whatever a runtime prints goes to stderr.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import io
 import json
 import mmap
 import os
 import platform
+import re
+import shutil
+import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
+import zlib
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 if __name__ == "__main__":  # a statistics.py beside this file must not hide Python's own
     here = Path(__file__).resolve().parent
@@ -43,9 +50,396 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "
 KERNELS = ("f32", "f16", "bf16", "i8", "u8")
 COMPUTE = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "ScaledDotProductAttention")
 
+ARM = {  # who made a core and which it is: arch/arm64/include/asm/cputype.h of Linux
+    "0x41": (
+        "Arm",
+        {
+            **{"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55"},
+            **{"0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73"},
+            **{"0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1"},
+            **{"0xd0d": "Cortex-A77", "0xd40": "Neoverse-V1", "0xd41": "Cortex-A78"},
+            **{"0xd42": "Cortex-A78AE", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510"},
+            **{"0xd47": "Cortex-A710", "0xd49": "Neoverse-N2", "0xd4f": "Neoverse-V2"},
+            **{"0xd80": "Cortex-A520", "0xd81": "Cortex-A720", "0xd83": "Neoverse-V3AE"},
+            **{"0xd84": "Neoverse-V3"},
+        },
+    ),
+    "0x4e": ("NVIDIA", {"0x003": "Denver 2", "0x004": "Carmel"}),
+    "0xc0": ("Ampere", {"0xac3": "Ampere-1", "0xac4": "Ampere-1A"}),
+}
+COOLED = ("cpu", "gpu", "devfreq", "processor", "powerclamp", "throttle")  # no fans, no alerts
+PI_THROTTLED = ("under-voltage", "capped Arm clock", "throttling", "soft temperature limit")
+GPU_SLOWED = {  # nvmlClocksEventReasons, nvml.h; of those, the ones that nobody asked for
+    **{0x4: "the GPU's power limit", 0x8: "a hardware slowdown of the GPU"},
+    **{0x20: "the GPU's temperature", 0x40: "the GPU's temperature, by hardware"},
+    **{0x80: "the GPU's power brake"},
+}
+INPUTS = ("VIN", "VDD_IN", "POM_5V_IN")  # rails of a Jetson that feed all the others
+UNSUMMED = ("NC", "VDDQ_VDD2_1V8AO")  # not connected; fed by VIN_SYS_5V0 of an AGX Orin
+Started = Tuple[Callable[[], float], str]  # joules since now, and what is counted
+
 
 class RunnerError(Exception):
     """Something that the one who asked can mend; the message says how."""
+
+
+# ------------------------------------------------------------------ images
+
+MAX_PIXELS = (1 << 30) // 12  # of a picture: as many as Pillow takes without a warning
+MAX_BYTES = 1 << 30  # of its file
+PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+ADAM7 = (  # the passes of an interlaced PNG: left, top, and steps to the right and down
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+STEPS: Dict[str, Dict[str, Tuple[Any, ...]]] = {
+    "resize": {
+        "edges": ("shortest", "squash"),
+        "size": (),
+        "interpolation": ("nearest", "bilinear", "bicubic"),
+        "antialias": (True,),
+    },
+    "center_crop": {"size": (), "crop_pct": ()},
+    "to_channels": {"channels": (1, 3)},
+    "scale": {"by": ()},
+    "normalize": {"mean": (), "std": ()},
+}
+
+
+class UnknownFormError(Exception):
+    """A picture that the decoders of this file do not know; another may."""
+
+
+def decode(path: Path, bits: int = 8) -> np.ndarray:
+    """Read a picture as uint8 (H, W) or (H, W, 3), as training read its images.
+
+    The decoders of this file come first, so that a file gives the same pixels on every
+    device. ``bits`` is the depth of wide grey samples in training: its largest becomes 255.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise RunnerError("it has more than %d MiB" % (MAX_BYTES >> 20))
+        own = next((read for mark, read in DECODERS if data.startswith(mark)), None)
+        try:
+            samples = own(data) if own else decode_elsewhere(data)
+        except UnknownFormError:
+            samples = decode_elsewhere(data)
+        return samples if samples.dtype == np.uint8 else narrowed(samples, bits)
+    except OSError as error:
+        raise RunnerError("it cannot be read: %s" % (error.strerror or error)) from error
+    except (ValueError, IndexError, struct.error, zlib.error) as error:
+        raise RunnerError("it is damaged: %s" % error) from error
+
+
+def narrowed(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Scale wide grey samples (H, W) to 8 bits, by the depth that training scaled them by."""
+    full, largest = 2**bits - 1, int(samples.max())
+    if largest > full or samples.min() < 0:
+        seen = (samples.min(), largest, bits, full)
+        raise RunnerError(
+            "its samples go from %d to %d, but the model was trained on images of %d bits, 0 to "
+            "%d: how these are to be scaled is not known" % seen
+        )
+    return ((samples.astype(np.int64) * 255 + full // 2) // full).astype(np.uint8)
+
+
+def checked_size(width: int, height: int) -> Tuple[int, int]:
+    """Refuse a size before memory is taken for it: a few bytes can claim to hold any."""
+    if not (0 < width < 1 << 16 and 0 < height < 1 << 16 and width * height <= MAX_PIXELS):
+        limit = "1 to 65535 pixels an edge and %d million in all" % (MAX_PIXELS // 10**6)
+        raise RunnerError("it has %d × %d pixels; %s can be read" % (width, height, limit))
+    return width, height
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode a PNG; transparency is left out. Source: PNG specification, third edition."""
+    chunks = png_chunks(data)
+    head = struct.unpack(">IIBBBBB", chunks.get(b"IHDR", b""))
+    (width, height), (depth, colour, *methods, interlaced) = checked_size(*head[:2]), head[2:]
+    if depth not in PNG_DEPTHS.get(colour, ()) or any(methods) or interlaced > 1:
+        raise ValueError("its header holds %s" % (head,))
+    channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    pieces = []
+    for left, top, right, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        shape = (-(-(height - top) // down), -(-(width - left) // right))
+        if min(shape) > 0:
+            place = (slice(top, None, down), slice(left, None, right))
+            pieces.append((place, shape, 1 + (shape[1] * channels * depth + 7) // 8))
+    wanted = sum(rows * stride for _, (rows, _), stride in pieces)
+    raw = np.frombuffer(zlib.decompressobj().decompress(chunks[b"IDAT"], wanted), np.uint8)
+    if len(raw) < wanted:
+        raise ValueError("its pixels end early")
+    samples = np.empty((height, width, channels), np.uint16 if depth == 16 else np.uint8)
+    at = 0
+    for place, (rows, columns), stride in pieces:
+        lines = raw[at : at + rows * stride].reshape(rows, stride)
+        lines = unfiltered(lines, max(channels * depth // 8, 1))
+        samples[place] = unpacked(lines, depth, columns * channels).reshape(rows, columns, channels)
+        at += rows * stride
+    return png_colours(samples, depth, colour, chunks.get(b"PLTE", b""))
+
+
+def png_chunks(data: bytes) -> Dict[bytes, bytes]:
+    """Bodies of the chunks that make the picture; those of one kind are joined."""
+    chunks: Dict[bytes, bytes] = {}
+    parts: Dict[bytes, List[bytes]] = {}
+    at, kind = 8, b""
+    while kind != b"IEND":
+        (size,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        body, (crc,) = data[at + 8 : at + 8 + size], struct.unpack_from(">I", data, at + 8 + size)
+        if kind[:1].isupper():  # the others are not needed
+            if zlib.crc32(body, zlib.crc32(kind)) != crc:
+                raise ValueError("the checksum of its %s is wrong" % kind.decode("latin-1"))
+            parts.setdefault(kind, []).append(body)
+        at += 12 + size
+    chunks.update((kind, b"".join(bodies)) for kind, bodies in parts.items())
+    if b"IDAT" not in chunks:
+        raise ValueError("it holds no pixels")
+    return chunks
+
+
+def unfiltered(lines: np.ndarray, size: int) -> np.ndarray:
+    """Undo the filters of PNG lines (H, 1 + bytes), where ``size`` bytes make a pixel.
+
+    A pixel needs those to its left, above it and above left, so that all pixels on one
+    diagonal can be had at once, whatever the filters of their lines are.
+    """
+    kinds, height, width = lines[:, :1], len(lines), (lines.shape[1] - 1) // size
+    if kinds.max() > 4:
+        raise ValueError("there is no filter %d" % kinds.max())
+    if not kinds.any():
+        return lines[:, 1:]
+    padded = np.zeros((height + 1, width + 1, size), np.uint8)
+    padded[1:, 1:] = lines[:, 1:].reshape(height, width, size)
+    flat = padded.reshape(-1, size)
+    for diagonal in range(height + width - 1):
+        top = max(diagonal - width + 1, 0)
+        count = min(diagonal + 1, height) - top
+        start = (top + 1) * (width + 1) + diagonal - top + 1
+        here, *beside = (
+            flat[start - back :: width][:count] for back in (0, 1, width + 1, width + 2)
+        )
+        here += foretold(kinds[top : top + count], *(each.astype(np.int16) for each in beside))
+    return padded[1:, 1:].reshape(height, -1)
+
+
+def foretold(
+    kinds: np.ndarray, left: np.ndarray, above: np.ndarray, corner: np.ndarray
+) -> np.ndarray:
+    """What PNG's filters (N, 1) foretell of pixels (N, size) from their neighbours."""
+    a, b, c = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
+    paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, above, corner))
+    guesses = (np.zeros_like(left), left, above, (left + above) >> 1, paeth)
+    return np.choose(kinds, guesses).astype(np.uint8)
+
+
+def unpacked(lines: np.ndarray, depth: int, count: int) -> np.ndarray:
+    """Samples (H, count) of packed lines (H, bytes), the highest bits first."""
+    if depth == 16:
+        return np.ascontiguousarray(lines).view(">u2")[:, :count]
+    if depth == 8:
+        return lines[:, :count]
+    bits = np.unpackbits(lines, axis=1).reshape(len(lines), -1, depth)
+    return (bits @ (1 << np.arange(depth)[::-1]).astype(np.uint8))[:, :count]
+
+
+def png_colours(samples: np.ndarray, depth: int, colour: int, palette: bytes) -> np.ndarray:
+    """Make grey (H, W) or colour (H, W, 3) of samples (H, W, C) as they lie in a PNG."""
+    if colour == 0:
+        return samples[..., 0] if depth >= 8 else samples[..., 0] * np.uint8(255 // (2**depth - 1))
+    if colour == 3:
+        return np.frombuffer(palette, np.uint8).reshape(-1, 3)[samples[..., 0]]
+    if depth == 16:  # of wide colours training sees the higher byte
+        samples = (samples >> 8).astype(np.uint8)
+        return samples[..., :3] if colour != 4 else samples[..., [0, 0, 0]]
+    return samples[..., 0] if colour == 4 else samples[..., :3]
+
+
+def decode_bmp(data: bytes) -> np.ndarray:
+    """Decode a BMP without compression."""
+    head = struct.unpack_from("<I4xIiiHHI12xI", data, 10)
+    offset, size, width, height, _, depth, packed, used = head
+    if size < 40 or packed or depth not in (1, 4, 8, 24, 32):
+        raise UnknownFormError
+    checked_size(width, abs(height))
+    stride = (width * depth + 31) // 32 * 4
+    lines = np.frombuffer(data, np.uint8, stride * abs(height), offset).reshape(-1, stride)
+    lines = lines[::-1] if height > 0 else lines
+    if depth >= 24:
+        pixels = lines[:, : width * depth // 8].reshape(abs(height), width, -1)
+        return np.ascontiguousarray(pixels[..., 2::-1])
+    count = used or 1 << depth
+    palette = np.frombuffer(data, np.uint8, 4 * count, 14 + size).reshape(-1, 4)[:, 2::-1]
+    indices = unpacked(lines, depth, width)
+    ramp = np.array([0, 255]) if count == 2 else np.arange(count)
+    grey = bool((palette == ramp[:, None]).all())
+    return palette[indices][..., 0] if grey else palette[indices]
+
+
+def decode_pnm(data: bytes) -> np.ndarray:
+    """Decode a binary PGM or PPM; what is wider than 8 bits is brought to 16 if it is grey."""
+    head = re.match(rb"P([56])" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})" + rb"\s", data)
+    if head is None:
+        raise ValueError("its header cannot be read")
+    channels = 1 if head.group(1) == b"5" else 3
+    width, height, most = (int(number) for number in head.groups()[1:])
+    checked_size(width, height)
+    if not 0 < most < 1 << 16:
+        raise ValueError("its largest sample is %d" % most)
+    kind = np.dtype(np.uint8 if most < 256 else ">u2")
+    samples = np.frombuffer(data, kind, width * height * channels, head.end())
+    samples = samples.reshape((height, width, 3) if channels == 3 else (height, width))
+    wide = most > 255 and channels == 1
+    if most != (full := 65535 if wide else 255):
+        samples = np.minimum(np.rint(samples / most * full), full)
+    return samples.astype(np.uint16 if wide else np.uint8)
+
+
+def decode_npy(data: bytes) -> np.ndarray:
+    """Read a picture that is an array."""
+    image = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
+        seen = "%s of shape %s" % (image.dtype, image.shape)
+        raise RunnerError("it holds %s; a picture is uint8 (H, W) or (H, W, 3)" % seen)
+    checked_size(image.shape[1], image.shape[0])
+    return image
+
+
+def decode_elsewhere(data: bytes) -> np.ndarray:
+    """Let Pillow, as training did, or else OpenCV decode a picture: JPEG, TIFF, WebP."""
+    for package, read in (("PIL.Image", decode_pillow), ("cv2", decode_opencv)):
+        try:
+            module = import_module(package)
+        except ImportError:
+            continue
+        return read(module, data)
+    raise RunnerError(
+        "PNG, BMP, PGM, PPM and .npy can be read here; for other pictures install one of two "
+        "packages: pip install pillow, or pip install opencv-python-headless"
+    )
+
+
+def decode_pillow(pillow: Any, data: bytes) -> np.ndarray:  # noqa: ANN401  a module without types
+    """Decode as training does."""
+    try:
+        with pillow.open(io.BytesIO(data)) as picture:
+            checked_size(*picture.size)
+            if picture.mode.startswith("I"):
+                return np.asarray(picture).astype(np.int64)
+            if picture.mode == "F":
+                raise RunnerError("its samples are floating-point numbers: save it with 8 bits")
+            grey = picture.mode in ("1", "L", "LA", "La")
+            return np.asarray(picture.convert("L" if grey else "RGB"))
+    except (OSError, SyntaxError, EOFError, pillow.DecompressionBombError) as error:
+        raise RunnerError("it cannot be read: %s" % error) from error
+
+
+def decode_opencv(cv2: Any, data: bytes) -> np.ndarray:  # noqa: ANN401  a module without types
+    """Decode with OpenCV, whose colours come in the order blue, green, red."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise RunnerError("OpenCV cannot read it as a picture of 8 or 16 bits")
+    checked_size(image.shape[1], image.shape[0])
+    if image.ndim == 2:
+        return np.asarray(image)
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+DECODERS = (
+    (b"\x89PNG\r\n\x1a\n", decode_png),
+    (b"BM", decode_bmp),
+    (b"P5", decode_pnm),
+    (b"P6", decode_pnm),
+    (b"\x93NUMPY", decode_npy),
+)
+
+
+def read_steps(document: Answer) -> Dict[str, Answer]:
+    """Return a bundle's preprocessing by the names of its steps; unknown ones are refused."""
+    steps = {str(step.get("op")): step for step in document["steps"]}
+    names = [step.get("op") for step in document["steps"]]
+    if names != list(STEPS):
+        raise RunnerError("preprocessing has the steps %s; known are %s" % (names, list(STEPS)))
+    for name, known in STEPS.items():
+        if odd := sorted({"op", *known} ^ set(steps[name])):
+            raise RunnerError("preprocessing step '%s': field '%s' is not known" % (name, odd[0]))
+        for field_, values in known.items():
+            if values and steps[name][field_] not in values:
+                seen = (name, field_, steps[name][field_], values)
+                raise RunnerError("preprocessing step '%s' has %s %r, not one of %s" % seen)
+    return steps
+
+
+def fit(image: np.ndarray, steps: Dict[str, Answer]) -> np.ndarray:
+    """Resize, crop and convert: uint8 (H, W) or (H, W, 3) to uint8 (H, W, C)."""
+    how, (rows, columns) = steps["resize"], steps["center_crop"]["size"]
+    height, width = how["size"]
+    if how["edges"] == "shortest":
+        tall, wide = image.shape[:2]
+        height, width = max(height, tall * width // wide), max(width, wide * height // tall)
+    top, left = round((height - rows) / 2), round((width - columns) / 2)
+    image = image.reshape(*image.shape[:2], -1).transpose(1, 0, 2)
+    image = resampled(image, width, (left, columns), how["interpolation"]).transpose(1, 0, 2)
+    image = resampled(image, height, (top, rows), how["interpolation"])
+    if steps["to_channels"]["channels"] == image.shape[2]:
+        return image
+    if image.shape[2] == 1:
+        return image.repeat(3, axis=2)
+    luma = image.astype(np.int64) @ np.array([19595, 38470, 7471])  # BT.601 × 2**16
+    return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def resampled(image: np.ndarray, size: int, part: Tuple[int, int], kind: str) -> np.ndarray:
+    """Resize the first axis of uint8 (L, M, C) to ``size``, and return a part (first, count) of it.
+
+    Equals Pillow, whose kernels widen when they shrink an image, and whose weights are
+    whole numbers of 2**-22: their sums are exact in float64, in whatever order.
+    """
+    first, count = part
+    length = len(image)
+    if size == length:
+        return image[first : first + count]
+    if kind == "nearest":
+        steps = np.full(first + count, length / size)
+        steps[0] /= 2
+        return image[np.cumsum(steps)[first:].astype(np.intp)]
+    out = np.empty((count, *image.shape[1:]), np.uint8)
+    flat = image.reshape(length, -1)
+    for at in range(count):
+        start, weights = pillow_weights(first + at, length, size, kind)
+        sums = weights @ flat[start : start + len(weights)].astype(np.float64)
+        rounded = np.floor((sums + 2**21) / 2**22).clip(0, 255)
+        out[at] = rounded.reshape(out.shape[1:])
+    return out
+
+
+def pillow_weights(at: int, length: int, size: int, kind: str) -> Tuple[int, np.ndarray]:
+    """Return where the samples that make one resized sample start, and their weights × 2**22."""
+    scale = length / size
+    stretch = max(scale, 1.0)
+    support = stretch * (1.0 if kind == "bilinear" else 2.0)
+    center = (at + 0.5) * scale
+    start, end = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), length)
+    x = np.abs((np.arange(start, end) - center + 0.5) * (1.0 / stretch))
+    if kind == "bilinear":
+        weights = np.maximum(1.0 - x, 0.0)
+    else:  # Keys' cubic convolution, a = -0.5
+        near, far = (1.5 * x - 2.5) * x * x + 1.0, (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+        weights = np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+    weights = weights / np.cumsum(weights)[-1]  # added one by one, as Pillow does
+    return start, np.trunc(weights * 2**22 + np.copysign(0.5, weights))
+
+
+def normalized(pixels: np.ndarray, steps: Dict[str, Answer]) -> np.ndarray:
+    """Scale and standardise: uint8 (H, W, C) to float32 (C, H, W)."""
+    how = [steps["normalize"]["mean"], steps["normalize"]["std"]]
+    mean, std = np.array(how, dtype=np.float32)
+    values = (pixels.astype(np.float32) * np.float32(steps["scale"]["by"]) - mean) / std
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 # ------------------------------------------------------------------ runtimes
@@ -214,98 +608,669 @@ def wire(data: mmap.mmap, at: int, end: int) -> Iterator[Tuple[int, Tuple[int, i
 # ------------------------------------------------------------------ this device
 
 
-def read(path: str) -> str:
+def read(path: str, root: str = "/") -> str:
     """Text of a small system file, or nothing where there is none."""
     try:
-        return Path(path).read_text(errors="replace").strip("\0\n ")
+        return Path(root, path.lstrip("/")).read_text(errors="replace").strip("\0\n ")
     except OSError:
         return ""
 
 
+def number(path: str, root: str = "/") -> Optional[int]:
+    """The whole number in a small system file, or None."""
+    text = read(path, root)
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def find(pattern: str, root: str) -> List[str]:
+    """Paths below a root that match, in order; ``read`` and ``number`` take them as they are."""
+    return sorted(str(path) for path in Path(root).glob(pattern))
+
+
+def numbers(pattern: str, root: str) -> List[int]:
+    """The whole numbers in all files that match."""
+    found = (number(path) for path in find(pattern, root))
+    return [value for value in found if value is not None]
+
+
+def fields(text: str, name: str) -> List[str]:
+    """Values of all ``name : value`` lines."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return [value.strip() for key, _, value in lines if key.strip() == name]
+
+
 def field(text: str, name: str) -> str:
     """Value of the first ``name : value`` line, or nothing."""
-    lines = (line.partition(":") for line in text.splitlines())
-    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
+    return next(iter(fields(text, name)), "")
 
 
-def cgroup(name_v2: str, name_v1: str) -> List[str]:
-    """Texts of one CPU controller file in every cgroup from this process up to the root."""
+def said(command: Sequence[str]) -> str:
+    """What a command prints, or nothing where it does not exist or takes seconds."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+def cgroup(controller: str, name_v2: str, name_v1: str, root: str) -> List[str]:
+    """Texts of one file in every cgroup from this process up to the root of all."""
     texts = []
-    for line in read("/proc/self/cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
-        root, name = ("", name_v2) if number == "0" else ("/cpu", name_v1)
-        if number == "0" or "cpu" in controllers.split(","):
+    for line in read("proc/self/cgroup", root).splitlines():
+        hierarchy, controllers, path = line.split(":", 2)
+        v2 = hierarchy == "0"
+        if v2 or controller in controllers.split(","):
+            base, name = ("", name_v2) if v2 else ("/" + controller, name_v1)
             folders = (Path(path), *Path(path).parents)
-            texts += [read("/sys/fs/cgroup%s%s/%s" % (root, folder, name)) for folder in folders]
+            texts += [read("sys/fs/cgroup%s%s/%s" % (base, f, name), root) for f in folders]
     return [text for text in texts if text]
 
 
-def quota() -> Optional[float]:
+def quota(root: str = "/") -> Optional[float]:
     """How many CPUs the cgroup grants, or None when it sets no limit."""
-    limits = [text.split() for text in cgroup("cpu.max", "cpu.cfs_quota_us") if text[:3] != "max"]
+    texts = cgroup("cpu", "cpu.max", "cpu.cfs_quota_us", root)
+    limits = [text.split() for text in texts if text[:3] != "max"]
     grants = [int(limit[0]) / float(limit[1] if limit[1:] else 100000) for limit in limits]
     return min((grant for grant in grants if grant > 0), default=None)
 
 
-def machine() -> Answer:
-    """What this device is; nothing that names its owner, its host or its folders."""
-    cpuinfo = read("/proc/cpuinfo")
+def memory_limit(root: str) -> Optional[int]:
+    """How much memory the cgroup grants, in bytes, or None when it sets no limit."""
+    texts = cgroup("memory", "memory.max", "memory.limit_in_bytes", root)
+    limits = [int(text) for text in texts if text.isdigit()]
+    return min((limit for limit in limits if limit < 1 << 60), default=None)  # v1 has no "max"
+
+
+def cpu_model(cpuinfo: str, root: str) -> str:
+    """Name the CPU; Arm's cores say by number what they are, each for itself."""
+    parts = zip(fields(cpuinfo, "CPU implementer"), fields(cpuinfo, "CPU part"))
+    names = []
+    for maker, part in parts:
+        house, cores = ARM.get(maker, ("implementer " + maker, {}))
+        names.append("%s %s" % (house, cores.get(part, "part " + part)))
+    named = field(cpuinfo, "model name") or board(root) or platform.processor()
+    return " + ".join(dict.fromkeys(names)) or named
+
+
+def board(root: str) -> Optional[str]:
+    """Name of the board as its device tree has it."""
+    return read("proc/device-tree/model", root) or None
+
+
+def turbo(root: str) -> Optional[bool]:
+    """Whether the CPU may clock above its nominal frequency."""
+    off = number("sys/devices/system/cpu/intel_pstate/no_turbo", root)
+    boost = number("sys/devices/system/cpu/cpufreq/boost", root)
+    return bool(boost) if off is None and boost is not None else None if off is None else not off
+
+
+def hypervisor(cpuinfo: str, root: str) -> Optional[bool]:
+    """Whether this is a virtual machine; None where the CPU does not tell."""
+    flags = field(cpuinfo, "flags").split()
+    told = Path(root, "proc/device-tree/hypervisor").exists() or bool(
+        read("sys/hypervisor/type", root)
+    )
+    return True if told or "hypervisor" in flags else False if flags else None
+
+
+def clocks(root: str) -> Dict[str, str]:
+    """Between which bounds the CPUs and other engines may clock now.
+
+    This is what jetson_clocks sets, and what it needs root to show.
+    """
+    found: Dict[str, List[str]] = {}
+    places = [(path, "scaling_", 1e3) for path in find("sys/devices/system/cpu/cpufreq/*", root)]
+    places += [(path, "", 1e6) for path in find("sys/class/devfreq/*", root)]
+    for folder, prefix, unit in places:
+        low, high = (number("%s/%s%s_freq" % (folder, prefix, end)) for end in ("min", "max"))
+        if low and high:
+            bounds = "%.0f to %.0f MHz" % (low / unit, high / unit)
+            text = "locked at %.0f MHz" % (high / unit) if low == high else bounds
+            found.setdefault("cpu" if prefix else Path(folder).name, []).append(text)
+    return {name: ", ".join(dict.fromkeys(texts)) for name, texts in found.items()}
+
+
+def machine(gpu: Optional[Gpu] = None, root: str = "/") -> Answer:
+    """What this device is; nothing that names its owner, its host or its folders.
+
+    Where there is an NVIDIA GPU this loads NVML into the process, a few megabytes.
+    """
+    cpuinfo, cpu = read("proc/cpuinfo", root), "sys/devices/system/cpu/cpu0/"
     flags = (field(cpuinfo, "flags") or field(cpuinfo, "Features")).split()
-    model = field(cpuinfo, "model name") or read("/proc/device-tree/model") or platform.processor()
-    memory = field(read("/proc/meminfo"), "MemTotal").split()
+    total = field(read("proc/meminfo", root), "MemTotal").split()
+    siblings = spread(read(cpu + "topology/thread_siblings_list", root))
+    least, most = (
+        numbers("sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_%s_freq" % end, root)
+        for end in ("min", "max")
+    )
+    return {
+        "cpu": cpu_model(cpuinfo, root),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "threads_per_core": len(siblings) or None,
+        "numa_nodes": len(find("sys/devices/system/node/node[0-9]*", root)) or None,
+        "governor": read(cpu + "cpufreq/scaling_governor", root) or None,
+        "min_mhz": min(least) / 1e3 if least else None,
+        "max_mhz": max(most) / 1e3 if most else None,
+        "turbo": turbo(root),
+        "clocks": clocks(root),
+        "hypervisor": hypervisor(cpuinfo, root),
+        "cgroup_cpus": quota(root),
+        "cgroup_memory_bytes": memory_limit(root),
+        "memory_bytes": int(total[0]) * 1024 if total else None,
+        "board": board(root),
+        "l4t": l4t(root),
+        "power_mode": power_mode(root),
+        **(gpu or Gpu()).about(),
+        "system": "%s %s" % (platform.system(), platform.release()),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "versions": installed(),
+    }
+
+
+def installed() -> Dict[str, str]:
+    """Versions of the runtimes that are installed, none of which is imported."""
     versions = {}
     for name in RUNTIMES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {
-        "cpu": model,
-        "flags": [flag for flag in FLAGS if flag in flags],
-        "cores": os.cpu_count(),
-        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-        "cgroup_cpus": quota(),
-        "memory_bytes": int(memory[0]) * 1024 if memory else None,
-        "system": "%s %s" % (platform.system(), platform.release()),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
+    return versions
 
 
-def state() -> Answer:
+def spread(text: str) -> List[int]:
+    """CPU numbers of a list such as 0-3,8, in the kernel's writing."""
+    ends = [[int(end) for end in part.split("-")] for part in text.split(",") if part]
+    return [cpu for part in ends for cpu in range(part[0], part[-1] + 1)]
+
+
+def state(gpu: Optional[Gpu] = None, root: str = "/") -> Answer:
     """What this device is doing: counters since it started, to be read before and after."""
-    ticks = [int(count) for count in read("/proc/stat").partition("\n")[0].split()[1:9]]
-    throttled = [
-        field(text.replace(" ", ":"), "nr_throttled") for text in cgroup("cpu.stat", "cpu.stat")
-    ]
-    heat = [read(str(p)) for p in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    hot = Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
-    lines = read("/proc/cpuinfo").splitlines()
-    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    first = read("proc/stat", root).partition("\n")[0]
+    ticks = [int(count) for count in first.split()[1:9]]
+    texts = cgroup("cpu", "cpu.stat", "cpu.stat", root)
+    quotas = [field(text.replace(" ", ":"), "nr_throttled") for text in texts]
+    hot = numbers("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count", root)
+    current = numbers("sys/class/hwmon/hwmon*/oc*_event_cnt", root)  # Jetson: over-current
+    celsius, headroom = heat(root)
     return {
+        "at_ns": time.monotonic_ns(),
         "ticks": sum(ticks) if ticks else None,
         "busy_ticks": sum(ticks) - ticks[3] - ticks[4] - ticks[7] if ticks else None,
         "steal_ticks": ticks[7] if ticks else None,
         "tick_s": 1.0 / os.sysconf("SC_CLK_TCK") if ticks else None,
         "process_s": time.process_time(),
+        "waited_s": waited(root),
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "throttled": sum(int(count) for count in throttled if count)
-        + sum(int(read(str(path)) or 0) for path in hot),
-        "mhz": [min(clocks), max(clocks)] if clocks else None,
-        "celsius": max((int(t) / 1000 for t in heat if t.lstrip("-").isdigit()), default=None),
+        "throttled": sum(int(count) for count in quotas if count) + sum(hot) + sum(current),
+        "slowed": slowed(root) + (gpu.slowed() if gpu else []),
+        "mhz": frequencies(root),
+        "celsius": celsius,
+        "headroom": headroom,
+        "power_mode": power_mode(root),
+        **(gpu.doing() if gpu else {}),
     }
 
 
-def memory() -> Answer:
-    """Peak resident memory of this process.
+def waited(root: str) -> Optional[float]:
+    """Seconds that threads of this process were ready and had no CPU.
+
+    The second number of schedstat (Linux, Documentation/scheduler/sched-stats.rst).
+    """
+    texts = [read(path).split() for path in find("proc/self/task/*/schedstat", root)]
+    return sum(int(text[1]) for text in texts if len(text) == 3) / 1e9 if texts else None
+
+
+def frequencies(root: str) -> Optional[List[float]]:
+    """Lowest and highest clock, in MHz, of the CPUs this process may use."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    base = "sys/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq"
+    known = [number(base % cpu, root) for cpu in cpus]
+    mhz = [khz / 1e3 for khz in known if khz]
+    if not mhz:  # virtual machines have no cpufreq, and often tell the truth here
+        told = fields(read("proc/cpuinfo", root), "cpu MHz")
+        mhz = [float(told[cpu]) for cpu in cpus if cpu < len(told)]
+    return [min(mhz), max(mhz)] if mhz else None
+
+
+def heat(root: str) -> Tuple[Optional[float], Optional[float]]:
+    """Temperature of the hottest sensor, and how far the nearest is from being cooled, in °C.
+
+    A passive trip point is where the kernel begins to slow things down; hot and
+    critical ones come later. A PMIC-Die of a Jetson always reads the same.
+    """
+    hottest, room = [], []
+    for zone in find("sys/class/thermal/thermal_zone*", root):
+        now = number(zone + "/temp")
+        if now is None or now <= -256000 or read(zone + "/type") == "PMIC-Die":
+            continue
+        hottest.append(now / 1e3)
+        for trip in find("trip_point_*_type", zone):
+            limit = number(trip[: -len("type")] + "temp") or 0
+            if read(trip) in ("passive", "hot", "critical") and limit > 40000:
+                room.append((limit - now) / 1e3)
+    return max(hottest, default=None), min(room, default=None)
+
+
+def slowed(root: str) -> List[str]:
+    """What holds this device's clocks down at this moment, besides its governor."""
+    found = []
+    for path in find("sys/class/thermal/cooling_device*/cur_state", root):
+        name = read(path[: -len("cur_state")] + "type")
+        if (number(path) or 0) > 0 and any(part in name.lower() for part in COOLED):
+            found.append("cooling of %s" % name)
+    for path in find("sys/devices/platform/soc*/soc*firmware/get_throttled", root):
+        bits = int(read(path) or "0", 16)  # Raspberry Pi, as vcgencmd get_throttled
+        found += [name for bit, name in enumerate(PI_THROTTLED) if bits >> bit & 1]
+    return list(dict.fromkeys(found))
+
+
+def memory(gpu: Optional[Gpu] = None, root: str = "/") -> Answer:
+    """Peak resident memory of this process, and the GPU memory that it holds now.
 
     getrusage's figure would include whatever the parent held when it forked.
     """
-    peak = field(read("/proc/self/status"), "VmHWM").split()
-    if peak:
-        return {"peak_bytes": int(peak[0]) * 1024, "peak_reason": None}
-    return {"peak_bytes": None, "peak_reason": "this system has no VmHWM in /proc/self/status"}
+    peak = field(read("proc/self/status", root), "VmHWM").split()
+    held, reason = gpu.held() if gpu else (None, "it does not run on a GPU that NVML knows")
+    return {
+        "peak_bytes": int(peak[0]) * 1024 if peak else None,
+        "peak_reason": None if peak else "this system has no VmHWM in /proc/self/status",
+        "gpu_bytes": held,
+        "gpu_reason": reason,
+    }
+
+
+class Gpu:
+    """One GPU as NVIDIA's management library (NVML) knows it.
+
+    The library comes with the driver, so no package is needed. ``reason`` says why
+    it tells nothing; single answers are None where a GPU or a driver lacks them.
+    """
+
+    def __init__(self, index: Optional[int] = None, library: str = "libnvidia-ml.so.1") -> None:
+        """Find the GPU that CUDA has under this number, or the first that NVML has."""
+        self.handle = ctypes.c_void_p()
+        self.reason = self.open(index, library)
+
+    def open(self, index: Optional[int], library: str) -> Optional[str]:
+        """Open the library and the GPU, or say why that cannot be."""
+        try:
+            self.library = ctypes.CDLL(library)
+        except OSError:
+            return "there is no NVIDIA driver (%s) here" % library
+        code = self.library.nvmlInit_v2()
+        if code:
+            return "NVML does not start (error %d)" % code
+        count = ctypes.c_uint()
+        self.library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        if index is not None and count.value > 1:
+            name = bus_id(index)
+            if name is None:
+                return "CUDA does not tell which of %d GPUs it uses" % count.value
+            code = self.library.nvmlDeviceGetHandleByPciBusId_v2(name, ctypes.byref(self.handle))
+        else:
+            code = self.library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.handle))
+        return "NVML has no such GPU (error %d)" % code if code else None
+
+    def ask(self, name: str, answer: Any, *words: Any) -> Any:  # noqa: ANN401  C types
+        """Call nvmlDeviceGet<name>; the filled answer, or None where that is not supported."""
+        call = None if self.reason else getattr(self.library, "nvmlDeviceGet" + name, None)
+        if call is None or call(self.handle, *words, ctypes.byref(answer)):
+            return None
+        return answer
+
+    def value(self, name: str, *words: int, wide: bool = False) -> Optional[int]:
+        """Ask for one number."""
+        answer = self.ask(name, ctypes.c_ulonglong() if wide else ctypes.c_uint(), *words)
+        return None if answer is None else int(answer.value)
+
+    def about(self) -> Answer:
+        """What it is: its name, its memory and the driver."""
+        name, driver = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
+        total = self.ask("MemoryInfo", (ctypes.c_ulonglong * 3)())
+        if self.reason or self.library.nvmlDeviceGetName(self.handle, name, 96):
+            return {"gpu": None, "gpu_memory_bytes": None, "gpu_driver": None}
+        unknown = self.library.nvmlSystemGetDriverVersion(driver, 96)
+        return {
+            "gpu": name.value.decode(errors="replace"),
+            "gpu_memory_bytes": None if total is None else int(total[0]),
+            "gpu_driver": None if unknown else driver.value.decode(errors="replace"),
+        }
+
+    def doing(self) -> Answer:
+        """Its clock and temperature, and for how long it was slowed since the driver was loaded."""
+        power, heat = (self.ask("ViolationStatus", (ctypes.c_ulonglong * 2)(), k) for k in (0, 1))
+        return {
+            "gpu_mhz": self.value("ClockInfo", 1),  # of the multiprocessors
+            "gpu_celsius": self.value("Temperature", 0),
+            "gpu_capped_ns": None if power is None else int(power[1]),
+            "gpu_hot_ns": None if heat is None else int(heat[1]),
+        }
+
+    def slowed(self) -> List[str]:
+        """What holds its clock down at this moment, besides having nothing to do."""
+        bits = self.value("CurrentClocksEventReasons", wide=True)
+        if bits is None:  # drivers before 535 call them throttle reasons
+            bits = self.value("CurrentClocksThrottleReasons", wide=True)
+        return [name for bit, name in GPU_SLOWED.items() if (bits or 0) & bit]
+
+    def held(self) -> Tuple[Optional[int], Optional[str]]:
+        """Memory that this process holds now, in bytes, or None and why."""
+        count, room = ctypes.c_uint(256), (GpuProcess * 256)()
+        call = None
+        if not self.reason:
+            call = getattr(self.library, "nvmlDeviceGetComputeRunningProcesses_v3", None)
+        if call is None:
+            return None, self.reason or "this driver's NVML does not list processes (before 510)"
+        if call(self.handle, ctypes.byref(count), room):
+            return None, "NVML does not list this GPU's processes"
+        ours = [each.bytes for each in room[: count.value] if each.pid == os.getpid()]
+        if not ours:
+            return None, "NVML does not list this process: in a container it has another number"
+        known = ours[0] != ctypes.c_ulonglong(-1).value
+        return (
+            (int(ours[0]), None) if known else (None, "NVML does not tell memory by process here")
+        )
+
+    def joules(self) -> float:
+        """Energy since the driver was loaded; ``OSError`` where it is not counted."""
+        millijoules = self.value("TotalEnergyConsumption", wide=True)
+        if millijoules is None:
+            raise OSError(self.reason or "this GPU does not count its energy (Volta and later do)")
+        return millijoules / 1e3
+
+
+class GpuProcess(ctypes.Structure):
+    """nvmlProcessInfo_t, as versions 2 and 3 of the call fill it."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("bytes", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
+def bus_id(index: int) -> Optional[bytes]:
+    """Where on the bus CUDA's device of this number is; NVML numbers them otherwise."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(32)
+    failed = (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGet(ctypes.byref(device), index)
+        or cuda.cuDeviceGetPCIBusId(name, 32, device)
+    )
+    return None if failed else name.value
+
+
+# What a Jetson says
+
+
+def tegra(root: str) -> bool:
+    """Whether this is a Jetson."""
+    return "nvidia,tegra" in read("proc/device-tree/compatible", root) or l4t(root) is not None
+
+
+def l4t(root: str) -> Optional[str]:
+    """Release of Jetson Linux, as R36.4.4."""
+    seen = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read("etc/nv_tegra_release", root))
+    return "R%s.%s" % seen.groups() if seen else None
+
+
+def nvpmodel(text: str) -> Optional[str]:
+    """Name of the power mode in what ``nvpmodel -q`` prints."""
+    seen = re.search(r"NV Power Mode:[ \t]*(\S+)", text)
+    return seen.group(1) if seen else None
+
+
+def power_mode(root: str) -> Optional[str]:
+    """Name of a Jetson's power mode, asked without root and never changed."""
+    if not tegra(root):
+        return None
+    tool = shutil.which("nvpmodel") or str(Path(root, "usr/sbin/nvpmodel"))
+    mode = nvpmodel(said([tool, "-q"]))
+    stored = re.search(r"pmode:0*(\d+)", read("var/lib/nvpmodel/status", root))
+    if mode or not stored:
+        return mode
+    name = r"POWER_MODEL\s+ID=%s\s+NAME=(\w+)" % stored.group(1)
+    seen = re.search(name, read("etc/nvpmodel.conf", root))
+    return seen.group(1) if seen else "mode %s" % stored.group(1)
+
+
+def tegrastats_line(text: str) -> Answer:
+    """Read one line of tegrastats; what it does not say is None or left out.
+
+    Powers are the first number of each group: the second is an average since
+    tegrastats was started.
+    """
+    ram = re.search(r"\bRAM (\d+)/(\d+)MB", text)
+    load = re.search(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?([\w,]+)\]?)?", text)
+    sensors = re.findall(r"(\w+)@(-?[\d.]+)C(?=[\s/]|$)", text)
+    power = re.findall(r"(?<!\S)([A-Za-z]\w*) (\d+)(?:mW(?:/\d+mW)*|(?:/\d+)+)(?=\s|$)", text)
+    rails = {name: int(milliwatts) for name, milliwatts in power}
+    percent, mhz = load.groups() if load else (None, None)
+    return {
+        "ram_mb": [int(size) for size in ram.groups()] if ram else None,
+        "gpu_percent": int(percent) if percent else None,
+        "gpu_mhz": [int(n) for n in mhz.split(",") if n.isdigit()] if mhz else None,
+        "celsius": {name: float(t) for name, t in sensors if float(t) > -256},
+        "milliwatts": rails,
+        "total_milliwatts": total_power(rails),
+    }
+
+
+def total_power(rails: Mapping[str, float]) -> Optional[float]:
+    """Power of a whole module: that of its input, or else the sum of its rails.
+
+    Left out of the sum are what is not connected and what another rail feeds.
+    """
+    for name in INPUTS:
+        if name in rails:
+            return rails[name]
+    return sum(power for name, power in rails.items() if name not in UNSUMMED) if rails else None
+
+
+def ina3221(root: str) -> Dict[str, float]:
+    """Power in milliwatts of every rail with a sensor of its own.
+
+    The kernel gives mV and mA (Documentation/hwmon/ina3221.rst). Thor has an ina238
+    at its input, which has no label.
+    """
+    rails = {}
+    for folder in find("sys/class/hwmon/hwmon*", root):
+        chip = read(folder + "/name")
+        for channel in (1, 2, 3) if chip == "ina3221" else (1,) if chip == "ina238" else ():
+            volts = number("%s/in%d_input" % (folder, channel))
+            amperes = number("%s/curr%d_input" % (folder, channel))
+            label = "VIN" if chip == "ina238" else read("%s/in%d_label" % (folder, channel))
+            if volts is not None and amperes is not None and label:
+                rails[label] = volts * amperes / 1e3
+    return rails
+
+
+# Energy
+
+
+class Meter:
+    """Energy that this device has used since it was first asked, by its best counter.
+
+    A GPU's own where the artifact runs on one; else a Jetson's sensors; else RAPL.
+    All of them count what everything else on the device uses, too.
+    """
+
+    def __init__(self, gpu: Optional[Gpu] = None, root: str = "/", pause: float = 0.1) -> None:
+        """Choose the counter; sensors that only know power are read every ``pause`` seconds."""
+        self.source: Optional[str] = None
+        self.reason = "there is no energy counter here: no RAPL, no Jetson"
+        self.joules: Callable[[], float] = float
+        reasons = []
+        for source, start in self.sources(gpu, root, pause):
+            try:
+                self.joules, self.reason = start()
+            except OSError as error:
+                reasons.append(str(error))
+                continue
+            self.source = source
+            return
+        self.reason = "; ".join(reasons) or self.reason
+
+    @staticmethod
+    def sources(
+        gpu: Optional[Gpu], root: str, pause: float
+    ) -> Iterator[Tuple[str, Callable[[], Started]]]:
+        """Yield what could count here, the best first, each with how to start it."""
+        if tegra(root):
+            yield "ina3221", lambda: powers(root, pause)
+            yield "tegrastats", lambda: tegrastats(pause)
+        elif gpu is not None:
+            known = gpu
+            yield "nvml", lambda: (rising(known.joules), "the whole GPU, all processes")
+        elif find("sys/class/powercap/intel-rapl:*", root):
+            yield "rapl", lambda: rapl(root)
+
+    def read(self) -> Answer:
+        """Joules so far, or None with the reason; otherwise the reason says what is counted."""
+        joules, reason = None, self.reason
+        if self.source is not None:
+            try:
+                joules = self.joules()
+            except OSError as error:
+                reason = str(error)
+        at = time.monotonic_ns()
+        return {"source": self.source, "joules": joules, "at_ns": at, "reason": reason}
+
+
+def rising(counter: Callable[[], float], wraps_at: float = float("inf")) -> Callable[[], float]:
+    """Follow a counter from now on, past the point where it starts again at 0."""
+    last, total = counter(), 0.0
+
+    def joules() -> float:
+        nonlocal last, total
+        seen = counter()
+        total += seen - last + (wraps_at if seen < last else 0.0)
+        last = seen
+        return total
+
+    return joules
+
+
+def rapl(root: str) -> Started:
+    """Count the energy of all CPU packages, Intel's and AMD's.
+
+    In µJ, up to max_energy_range_uj (Linux, Documentation/power/powercap/powercap.rst).
+    Packages are zones with one colon; cores and memory are zones inside them.
+    """
+    followed = []
+    for folder in find("sys/class/powercap/intel-rapl:*", root):
+        if Path(folder).name.count(":") == 1 and read(folder + "/name").startswith("package"):
+            span = (number(folder + "/max_energy_range_uj") or 0) / 1e6
+
+            def counter(path: str = folder + "/energy_uj") -> float:
+                micro = number(path)
+                if micro is None:
+                    raise OSError(
+                        "RAPL's energy_uj is for root only (since CVE-2020-8694): "
+                        "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
+                    )
+                return micro / 1e6
+
+            followed.append(rising(counter, span))
+    if not followed:
+        raise OSError("RAPL has no CPU package here")
+    return lambda: sum(joules() for joules in followed), "the CPU packages, all processes"
+
+
+def powers(root: str, pause: float) -> Started:
+    """Add up the power that a Jetson's INA3221 sensors show."""
+    rails = ina3221(root)
+    if total_power(rails) is None:
+        raise OSError("no INA3221 sensor can be read in /sys/class/hwmon")
+
+    def watts() -> Iterator[float]:
+        while True:
+            power = total_power(ina3221(root))
+            if power is None:
+                return
+            yield power / 1e3
+            time.sleep(pause)
+
+    named = [name for name in INPUTS if name in rails][:1]
+    parts = named or [name for name in rails if name not in UNSUMMED]
+    return Integral(watts(), "INA3221").joules, "the module (%s), all processes" % " + ".join(parts)
+
+
+def tegrastats(pause: float) -> Started:
+    """Add up the power that tegrastats prints, where its sensors are not in /sys."""
+    tool = shutil.which("tegrastats") or "/usr/bin/tegrastats"
+    command = [tool, "--interval", "%d" % (pause * 1000)]
+    if not os.access(tool, os.X_OK):
+        raise OSError("there is no tegrastats here")
+
+    def watts() -> Iterator[float]:
+        # Once this process is gone nobody reads the pipe, and the child ends at its next line.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as child:
+            for line in child.stdout or ():
+                power = tegrastats_line(line.decode(errors="replace"))["total_milliwatts"]
+                if power is not None:
+                    yield power / 1e3
+
+    return Integral(watts(), "tegrastats").joules, "the module, all processes"
+
+
+class Integral:
+    """Energy from single readings of power, each taken to last until the next."""
+
+    def __init__(self, watts: Iterator[float], name: str) -> None:
+        """Read in a thread, which is kept off the CPUs that are measured where others are left."""
+        self.name, self.total, self.ended = name, 0.0, False
+        self.last: Optional[Tuple[float, float]] = None
+        self.lock, self.ready = threading.Lock(), threading.Event()
+        threading.Thread(target=self.follow, args=(watts,), daemon=True).start()
+        if not self.ready.wait(5) or self.last is None:
+            raise OSError("%s shows no power here" % name)
+
+    def follow(self, watts: Iterator[float]) -> None:
+        """Take in readings until there are no more."""
+        keep_off()
+        for power in watts:
+            with self.lock:
+                self.advance()
+                self.last = (time.monotonic(), power)
+            self.ready.set()
+        self.ended = True
+        self.ready.set()
+
+    def advance(self) -> None:
+        """Count the last reading up to now."""
+        if self.last is not None:
+            now = time.monotonic()
+            self.total += (now - self.last[0]) * self.last[1]
+            self.last = (now, self.last[1])
+
+    def joules(self) -> float:
+        """Energy since the first reading."""
+        if self.ended:
+            raise OSError("%s shows no power any more" % self.name)
+        with self.lock:
+            self.advance()
+            return self.total
+
+
+def keep_off() -> None:
+    """Move this thread to CPUs that the process was not pinned to, if there are any."""
+    if hasattr(os, "sched_setaffinity"):
+        others = set(range(os.cpu_count() or 1)) - os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, others or os.sched_getaffinity(0))
+        except OSError:
+            return  # a cpuset grants none of the others
 
 
 def pin(threads: int, cpus: Optional[Sequence[int]]) -> Optional[List[int]]:
