@@ -22,7 +22,7 @@ from edgeprune.errors import MeasureError
 from edgeprune_benchmarks.codec import decode
 from edgeprune_benchmarks.hosts import Host, LocalHost
 from edgeprune_benchmarks.journal import Journal, Say, key_of, silent
-from edgeprune_benchmarks.machine import taints
+from edgeprune_benchmarks.machine import fingerprint, limits, taints
 from edgeprune_benchmarks.measurement import Comparison, Measurement, MeasureSettings, Subject
 from edgeprune_benchmarks.process import RunnerProcess
 from edgeprune_benchmarks.rounds import (
@@ -88,7 +88,11 @@ def compare(
         order=tuple(block_order(number, settings.blocks) for number in range(settings.rounds)),
         machine=rounds[0].machine,
         conditions=seen,
-        tainted=(*taints(seen), *doubts(measured.values(), settings)),
+        tainted=(
+            *taints(seen),
+            *limits(rounds[0].machine, seen, settings.threads),
+            *doubts(measured.values(), settings),
+        ),
     )
 
 
@@ -184,7 +188,7 @@ def _journal(path: Path | None, job: _Job, inputs: str, say: Say) -> Journal:
         "subjects": {key: [each.subject.backend, each.hashes] for key, each in job.placed.items()},
         "settings": replace(job.settings, timeout=MeasureSettings.timeout),  # decides nothing
         "inputs": inputs,
-        "machine": [machine.cpu, machine.versions],
+        "machine": [fingerprint(machine), machine.versions],
     }
     return Journal(path, key_of(content), say)
 

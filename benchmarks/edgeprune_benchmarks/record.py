@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from edgeprune.errors import MeasureError
+from edgeprune.files import write_text
 from edgeprune_benchmarks.codec import decode, encode
+from edgeprune_benchmarks.machine import differences, fingerprint
 from edgeprune_benchmarks.measurement import Comparison, Measurement
 from edgeprune_benchmarks.metrics import Metrics, PairedDifference
 from edgeprune_benchmarks.statistics import Latency, Ratio, latency, latency_ratio
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+CONDITIONS: Final = ("threads", "batch", "precision", "device", "cuda_graph", "idle_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +131,29 @@ def make_record(
     )
 
 
+def comparable(before: Record, now: Record) -> str | None:
+    """Say why times of two records do not belong beside each other, or return None."""
+    versions = before.schema_version, now.schema_version
+    if len(set(versions)) > 1:
+        return f"they have schema versions {versions[0]} and {versions[1]}"
+    machines = before.comparison.machine, now.comparison.machine
+    if fingerprint(machines[0]) != fingerprint(machines[1]):
+        return f"they are of different machines ({'; '.join(differences(*machines))})"
+    for name in CONDITIONS:
+        then, later = (getattr(each.comparison.settings, name) for each in (before, now))
+        if then != later:
+            return f"they were measured with {name} {then} and {later}"
+    runtimes = [
+        f"{each.comparison.slim.backend} {each.comparison.slim.version}" for each in (before, now)
+    ]
+    if runtimes[0] != runtimes[1]:
+        return f"they ran in {runtimes[0]} and {runtimes[1]}"
+    return None
+
+
 def write_record(record: Record, path: Path) -> None:
     """Write a record, whole or not at all."""
-    text = json.dumps(encode(record), indent=1, allow_nan=False)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(encode(record), indent=1, allow_nan=False) + "\n")
 
 
 def read_record(path: Path) -> Record:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.errors import MeasureError
 from edgeprune.files import write_json
 from edgeprune.pipeline.artifacts import (
     BACKENDS,
@@ -23,8 +24,16 @@ from edgeprune.pipeline.context import EVALUATION_BATCH, Context, batch_of
 from edgeprune.pipeline.cutting import CutModel
 from edgeprune.pipeline.timestamps import now
 from edgeprune_benchmarks.codec import encode
-from edgeprune_benchmarks.harness import MeasureSettings, Subject, compare, predict
+from edgeprune_benchmarks.harness import (
+    Comparison,
+    MeasureSettings,
+    Subject,
+    compare,
+    predict,
+)
+from edgeprune_benchmarks.machine import fingerprint
 from edgeprune_benchmarks.metrics import Metrics, classification_metrics, paired_difference
+from edgeprune_benchmarks.noise import stored_floor
 from edgeprune_benchmarks.record import (
     Counts,
     CutResult,
@@ -35,6 +44,7 @@ from edgeprune_benchmarks.record import (
     write_record,
 )
 
+STAGE: Final = "measurement"
 TIMED_IMAGES: Final = 8
 
 
@@ -60,7 +70,8 @@ def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Measur
     def make(folder: Path) -> None:
         whole = batch_of(cut.model, EVALUATION_BATCH)
         subjects = _subjects(exported)
-        logits = {key: _predict(context, each, whole) for key, each in subjects.items()}
+        journal = context.work.checkpoint(STAGE)
+        logits = {key: _predict(context, each, whole, journal) for key, each in subjects.items()}
         metrics = {
             key: classification_metrics(values, context.data.test.labels, context.data.classes)
             for key, values in logits.items()
@@ -73,7 +84,8 @@ def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Measur
         settings = MeasureSettings(
             threads=context.threads, rounds=context.settings.rounds, batch=batch
         )
-        write_record(_record(context, pair, cut, settings), folder / "record.json")
+        comparison = _compare(context, pair, settings, journal)
+        write_record(_record(context, pair, cut, comparison), folder / "record.json")
 
     def read(folder: Path) -> Measured:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -81,7 +93,7 @@ def measure_stage(context: Context, exported: Exported, cut: CutModel) -> Measur
 
     threads = f"{context.threads} thread{'s' * (context.threads > 1)}"
     title = f"Measure in {WORDS[runtime]}, {threads}, batch {batch}"
-    measured = context.stage("measurement", title, make, read)
+    measured = context.stage(STAGE, title, make, read)
     for key, metrics in measured.metrics.items():
         context.reporter.say(f"{key}: {100 * metrics['accuracy']:.2f} % of the test calls right")
     return measured
@@ -97,20 +109,20 @@ class Side:
 
 
 def _subjects(exported: Exported) -> dict[str, Subject]:
-    """Return every artifact that a runtime here can load, by its key."""
+    """Return every artifact that a runtime here can load, as it is now, by its key."""
     runtimes = {form: runtime for runtime, form in BACKENDS.items()}
     return {
         key_of(each): Subject(
             name=each["model"],
             artifact=exported.file(each),
             backend=runtimes[each["format"]],
-        )
+        ).pinned()
         for each in exported.artifacts
         if each["format"] in runtimes
     }
 
 
-def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float32]:
+def _predict(context: Context, subject: Subject, batch: int, journal: Path) -> NDArray[np.float32]:
     settings = MeasureSettings(threads=_cores(), batch=batch)
     count = -(-len(context.data.test) // EVALUATION_BATCH)
     with context.reporter.track(f"{subject.name}: test images", count) as advance:
@@ -120,25 +132,49 @@ def _predict(context: Context, subject: Subject, batch: int) -> NDArray[np.float
                 yield part
                 advance(number, "batches")
 
-        return predict(subject, counted(), settings)
+        return predict(subject, counted(), settings, journal=journal)
 
 
-def _record(
-    context: Context,
-    pair: Mapping[str, Side],
-    cut: CutModel,
-    settings: MeasureSettings,
-) -> Record:
-    seed = context.settings.seed
-    inputs = next(context.test_batches())[: max(TIMED_IMAGES, settings.batch)]
+def _compare(
+    context: Context, pair: Mapping[str, Side], settings: MeasureSettings, journal: Path
+) -> Comparison:
+    images = next(context.test_batches())
+    # A model that takes only large batches may have fewer test images than one holds.
+    count = max(settings.batch, min(TIMED_IMAGES, len(images)))
+    inputs = np.resize(images, (count, *images.shape[1:]))
     with context.reporter.track("dense and slim in turns", settings.rounds) as advance:
-        comparison = compare(
+        return compare(
             pair["dense"].subject,
             pair["slim"].subject,
             inputs,
             settings,
             lambda done, total: advance(done, "rounds"),
+            journal=journal,
+            say=context.reporter.say,
         )
+
+
+def _noise_floor(context: Context, comparison: Comparison) -> float | None:
+    """Return what this machine showed between equals, if anybody has measured that here."""
+    settings = comparison.settings
+    try:
+        floor = stored_floor(
+            fingerprint(comparison.machine),
+            comparison.slim.backend,
+            settings.threads,
+            settings.batch,
+            device=settings.device,
+        )
+    except MeasureError as error:  # not worth losing what the stages before have made
+        context.reporter.say(str(error))
+        return None
+    return floor.value if floor else None
+
+
+def _record(
+    context: Context, pair: Mapping[str, Side], cut: CutModel, comparison: Comparison
+) -> Record:
+    seed = context.settings.seed
     evidence = {
         name: Evidence(
             metrics=pair[name].metrics,
@@ -160,6 +196,7 @@ def _record(
             units_removed=cut.plan.units_removed,
             units_total=cut.plan.units_total,
         ),
+        noise_floor=_noise_floor(context, comparison),
         seed=seed,
     )
 

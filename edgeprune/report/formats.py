@@ -59,6 +59,14 @@ def milliseconds(value: float | None) -> str:
     return ABSENT if value is None else f"{significant(value)}{THIN}ms"
 
 
+def joules(value: float | None) -> str:
+    """Write the energy of an inference, as 420 mJ."""
+    if value is None:
+        return ABSENT
+    unit, scale = ("J", 1.0) if abs(value) >= 1 else ("mJ", 1e3)
+    return f"{significant(value * scale)}{THIN}{unit}"
+
+
 def megabytes(value: float | None) -> str:
     """Write a size that is given in units of 10⁶ bytes."""
     return ABSENT if value is None else size(value * 1e6)

@@ -1,7 +1,6 @@
 """How long an inference takes: every raw time, and what the machine did meanwhile."""
 
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.report import formats
+from edgeprune.report.circumstances import how_measured, machine_facts
 from edgeprune.report.document import Document, Documents
 from edgeprune.report.plots import Point, Scale, Tick, outline, steps
 
@@ -68,8 +68,8 @@ def latencies(documents: Documents) -> Latencies:
             for value in steps(0, top)
         ),
         doubts=comparison.texts("tainted"),
-        how=tuple(_how(comparison)),
-        machine=tuple(_machine(comparison)),
+        how=how_measured(documents.record),
+        machine=machine_facts(comparison),
     )
 
 
@@ -137,52 +137,3 @@ def _turns(
         points[side].append((across(index), up.down(value)))
     drawn = tuple((side, tuple(found)) for side, found in points.items() if found)
     return drawn, tuple(across(start - 0.5) for start in starts[1:]), top
-
-
-def _how(comparison: Document) -> Iterator[tuple[str, str]]:
-    settings = comparison.at("settings")
-    runtime, version = (comparison.text("slim", key) for key in ("backend", "version"))
-    if runtime:
-        yield "Runtime", f"{runtime} {version or ''}".strip()
-    precision = {run.text("precision") or "" for run in comparison.each("slim", "runs")}
-    if precision - {""}:
-        yield "Precision that ran", ", ".join(sorted(precision - {""}))
-    for key, label in (("batch", "Batch"), ("threads", "Threads")):
-        if (value := settings.number(key)) is not None:
-            yield label, formats.count(value)
-    rounds, blocks = settings.number("rounds"), settings.number("blocks")
-    if rounds is not None and blocks is not None:
-        yield (
-            "Turns",
-            f"{formats.count(rounds)} rounds of fresh processes, "
-            f"{formats.count(blocks)} blocks of each model in a round, alternating",
-        )
-
-
-def _machine(comparison: Document) -> Iterator[tuple[str, str]]:
-    machine, rounds = comparison.at("machine"), comparison.each("conditions")
-    cpu, cores = machine.text("cpu"), machine.number("cores")
-    if cpu:
-        yield "Processor", cpu + (f", {formats.count(cores)} cores" if cores else "")
-    if (memory := machine.number("memory_bytes")) is not None:
-        yield "Memory", formats.size(memory)
-    if system := machine.text("system"):
-        yield "System", f"{system} {machine.text('architecture') or ''}".strip()
-    if (quota := machine.number("cgroup_cpus")) is not None:
-        yield "CPU quota", f"{quota:g} CPUs"
-    for label, text in (
-        ("Clock governor", machine.text("governor")),
-        ("Time taken by the hypervisor", _largest(rounds, "steal")),
-        ("Other processes' share", _largest(rounds, "others")),
-    ):
-        yield label, text or formats.ABSENT
-    throttled = [n for each in rounds if (n := each.number("throttled")) is not None]
-    yield "Throttling", f"{formats.count(sum(throttled))} events" if throttled else formats.ABSENT
-    celsius = [t for each in rounds if (t := each.number("celsius")) is not None]
-    if celsius:
-        yield "Hottest sensor", f"{max(celsius):.0f}{formats.THIN}°C"
-
-
-def _largest(rounds: tuple[Document, ...], key: str) -> str | None:
-    seen = [share for each in rounds if (share := each.number(key)) is not None]
-    return f"at most {formats.percent(max(seen))} in a round" if seen else None

@@ -116,8 +116,8 @@ def test_only_the_timestamp_differs_between_equal_records(record: Record) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99; .* reads version 1: upgrade edgeprune"),
-        ({"schema_version": 0}, "schema version 0; .*: measure again"),
+        ({"schema_version": 99}, "schema version 99; .* reads version 2: upgrade edgeprune"),
+        ({"schema_version": 1}, "schema version 1; .*: measure again"),
         ({"schema_version": "one"}, "schema_version 'one' is no number"),
         ({"schema_version": None}, "not a record: it has no schema_version"),
         ({"created": 5}, "damaged: record.created is '5', not str"),

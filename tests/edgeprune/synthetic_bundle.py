@@ -73,11 +73,17 @@ def _measurement(name: str, median_ms: float, rng: np.random.Generator) -> Json:
             "steady": True,
             "warmup_ns": [median_ms * 1e6],
             "blocks_ns": [block() for _ in range(4)],
+            "load_alone": True,
             "peak_bytes": 10**8,
             "peak_reason": None,
+            "gpu_bytes": None,
+            "gpu_reason": "there is no GPU",
             "precision": "f32",
+            "device": "cpu",
             "threads": 1,
             "cpus": [0],
+            "energy": None,
+            "energy_reason": "the energy counters are for root only",
         }
         for i in range(5)
     ]
@@ -85,6 +91,7 @@ def _measurement(name: str, median_ms: float, rng: np.random.Generator) -> Json:
         "name": name,
         "artifact": "model.xml",
         "bytes": 44_700_000,
+        "files": {"model.xml": "0" * 64, "model.bin": "1" * 64},
         "backend": "openvino",
         "version": "2026.1",
         "runs": runs,
@@ -113,7 +120,7 @@ def _record(results: Json, tainted: list[str]) -> Json:
         for side in pair
     }
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "created": "2001-01-01T00:00:00Z",
         "results": results,
         **evidence,
@@ -126,8 +133,20 @@ def _record(results: Json, tainted: list[str]) -> Json:
             "only_slim_right": 6,
             "p_value": 0.61,
         },
-        "dense_latency": {"inferences": 600, "median_ms": 83.1, "p90_ms": 88.2, "p99_ms": None},
-        "slim_latency": {"inferences": 600, "median_ms": 45.9, "p90_ms": 48.0, "p99_ms": None},
+        "dense_latency": {
+            "inferences": 600,
+            "median_ms": 83.1,
+            "p50_ms": 83.2,
+            "p90_ms": 88.2,
+            "p99_ms": None,
+        },
+        "slim_latency": {
+            "inferences": 600,
+            "median_ms": 45.9,
+            "p50_ms": 45.9,
+            "p90_ms": 48.0,
+            "p99_ms": None,
+        },
         "noise_floor": 0.012,
         "comparison": {
             "settings": {"threads": 1, "batch": 1, "rounds": 5, "blocks": 4},
