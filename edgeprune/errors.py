@@ -78,6 +78,8 @@ class MeasureError(EdgepruneError):
 class BundleError(EdgepruneError):
     """A folder that is not, or not any more, a whole bundle."""
 
+    exit_code: ClassVar[int] = 5
+
 
 class StorageError(EdgepruneError):
     """A disk that is full, or a place where nothing can be written."""
