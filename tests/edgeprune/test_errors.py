@@ -30,4 +30,4 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
 
 def test_usage_and_integrity_have_exit_codes_of_their_own() -> None:
     codes = {c.__name__: c.exit_code for c in ALL if c.exit_code != 1}
-    assert codes == {"UsageError": 2, "CutError": 5, "ParityError": 5}
+    assert codes == {"UsageError": 2, "CutError": 5, "ParityError": 5, "BundleError": 5}
