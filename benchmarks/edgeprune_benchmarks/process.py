@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self, TypeAlias
@@ -31,14 +31,18 @@ GRACE: Final = 5.0  # seconds between the end of a child's output and its own
 LAST_WORDS: Final = 2000  # characters of stderr that an error shows
 
 Answer: TypeAlias = Mapping[str, Any]
+Explain: TypeAlias = Callable[[int, str], str | None]
 
 
 class RunnerProcess:
     """A running device runner; a context manager that leaves no process behind.
 
     ``name`` is what errors call it. ``command`` starts it; the default is this
-    Python and this package's runner. ``environment`` takes the place of the clean
-    one, for a command that only leads to the runner, as ``ssh`` does.
+    Python and this package's runner. The rest is for a command that only leads to
+    the runner, as ``ssh`` does: ``environment`` takes the place of the clean one,
+    what is printed up to a line that ends with ``marker``, a login's greeting, is
+    dropped, and ``explain`` says what an exit code and the last words mean where it
+    knows better than this class.
     """
 
     def __init__(
@@ -47,11 +51,15 @@ class RunnerProcess:
         command: Sequence[str] | None = None,
         *,
         environment: Mapping[str, str] | None = None,
+        marker: str | None = None,
+        explain: Explain | None = None,
     ) -> None:
         """Start the process; nothing is loaded yet."""
         self.name = name
         self._asked = 0
         self._doing = ""
+        self._marker = marker
+        self._explain = explain
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._child = subprocess.Popen(
             command or [sys.executable, str(RUNNER), "serve"],
@@ -137,7 +145,10 @@ class RunnerProcess:
         self.close()
 
     def _read(self) -> None:
-        for line in _pipe(self._child.stdout):
+        lines = iter(_pipe(self._child.stdout))
+        if self._marker is not None:
+            any(line.rstrip().endswith(self._marker) for line in lines)  # up to and with it
+        for line in lines:
             self._lines.put(line)
         self._lines.put(None)
 
@@ -146,17 +157,22 @@ class RunnerProcess:
             code = self._child.wait(timeout=GRACE)
         except subprocess.TimeoutExpired:
             return self._failed(f"closed its output during {self._doing!r}")
+        if self._explain is not None and (meaning := self._explain(code, self._last_words())):
+            return MeasureError(meaning)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -9 else ""
         return self._failed(f"{how}{hint} during {self._doing!r}")
 
     def _failed(self, what: str) -> MeasureError:
         self._child.kill()
-        self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(self._errors.tell() - LAST_WORDS, 0))
-        words = self._errors.read().decode(errors="replace").strip()
+        words = self._last_words()
         heard = f"; its last words:\n{words}" if words else "; it left no message"
         return MeasureError(f"the device runner of {self.name} {what}{heard}")
+
+    def _last_words(self) -> str:
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(self._errors.tell() - LAST_WORDS, 0))
+        return self._errors.read().decode(errors="replace").strip()
 
 
 def _environment() -> dict[str, str]:

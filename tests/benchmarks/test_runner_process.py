@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import MeasureError
-from edgeprune_benchmarks.process import RunnerProcess
+from edgeprune_benchmarks.process import RUNNER, RunnerProcess
 
 from .conftest import Tiny
 
 PATIENCE = 60.0
+FAT = 400_000_000  # bytes
 
 
 def script(text: str) -> RunnerProcess:
@@ -95,6 +97,84 @@ def test_the_child_does_not_inherit_the_parents_environment(
         seen = Path(f"/proc/{runner.pid}/environ").read_text()
     assert "PATH=" in seen
     assert "OMP_NUM_THREADS" not in seen
+
+
+def test_a_preloaded_library_does_not_reach_the_runner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setenv("KMP_AFFINITY", "disabled")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # a choice, not an influence
+    with RunnerProcess("dense") as runner:
+        runner.ask("memory", PATIENCE)
+        seen = Path(f"/proc/{runner.pid}/environ").read_text()
+    assert "LD_PRELOAD" not in seen
+    assert "KMP_" not in seen
+    assert "CUDA_VISIBLE_DEVICES=1" in seen
+
+
+def test_a_command_that_leads_to_the_runner_may_have_its_own_environment() -> None:
+    command = [sys.executable, str(RUNNER), "serve"]
+    with RunnerProcess("dense", command, environment={"SSH_AUTH_SOCK": "here"}) as runner:
+        runner.ask("memory", PATIENCE)
+        seen = Path(f"/proc/{runner.pid}/environ").read_text()
+    assert "SSH_AUTH_SOCK=here" in seen
+    assert "HOME=" not in seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
+def test_the_peak_of_a_runner_does_not_hold_what_its_parent_holds() -> None:
+    parent = f"""
+import numpy as np
+from edgeprune_benchmarks.process import RunnerProcess
+held = np.ones({FAT} // 8)
+with RunnerProcess("dense") as runner:
+    print(runner.ask("memory", 60)["peak_bytes"], held.nbytes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", parent], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    peak, held = map(int, done.stdout.split())
+    assert held == FAT
+    assert 0 < peak < FAT / 2
+
+
+def test_a_greeting_before_the_marker_is_dropped() -> None:
+    text = """
+import json, sys
+print("Welcome to Ubuntu"); print("{}"); print("from > here"); sys.stdout.flush()
+for line in sys.stdin:
+    print(json.dumps({"id": json.loads(line)["id"], "ok": True, "heard": line}), flush=True)
+"""
+    command = [sys.executable, "-c", text]
+    with RunnerProcess("dense", command, marker="> here") as runner:
+        assert "memory" in runner.ask("memory", PATIENCE)["heard"]
+        assert runner.ask("state", PATIENCE)["id"] == 2
+
+
+def test_an_explanation_takes_the_place_of_an_exit_code_where_there_is_one() -> None:
+    def explain(code: int, words: str) -> str | None:
+        return f"unreachable: {words}" if code == 255 else None
+
+    for code, message in ((255, "^unreachable: no route$"), (254, "ended with exit code 254")):
+        command = [
+            sys.executable,
+            "-c",
+            f"import sys; print('no route', file=sys.stderr); sys.exit({code})",
+        ]
+        with (
+            RunnerProcess("dense", command, explain=explain) as runner,
+            pytest.raises(MeasureError, match=message),
+        ):
+            runner.ask("memory", PATIENCE)
+
+
+def test_two_runners_can_work_at_the_same_time(tiny: Tiny) -> None:
+    with RunnerProcess("dense") as dense, RunnerProcess("slim") as slim:
+        for runner in (dense, slim):
+            runner.send("load", artifact=str(tiny.onnx))
+        answers = [runner.answer(PATIENCE) for runner in (slim, dense)]
+    assert [answer["backend"] for answer in answers] == ["onnxruntime"] * 2
 
 
 def test_leaving_the_context_ends_the_process() -> None:
