@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import io
 import json
-import mmap
 import os
 import platform
 import re
@@ -25,14 +25,30 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import zlib
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module, metadata
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    IO,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 if __name__ == "__main__":  # a statistics.py beside this file must not hide Python's own
     here = Path(__file__).resolve().parent
@@ -49,6 +65,20 @@ FLAGS = (  # what decides how fast a CPU multiplies
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "numpy")
 KERNELS = ("f32", "f16", "bf16", "i8", "u8")
 COMPUTE = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "ScaledDotProductAttention")
+PROPERTIES = (  # of OpenVINO, to read back
+    *("INFERENCE_PRECISION_HINT", "EXECUTION_MODE_HINT", "PERFORMANCE_HINT", "NUM_STREAMS"),
+    *("ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING", "SCHEDULING_CORE_TYPE"),
+)
+SPINNING = "session.intra_op.allow_spinning"  # of ONNX Runtime
+WARM = 5  # inferences before layers are timed
+TORCH_TYPES = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}
+TENSORRT_TYPES = {"fp32": "f32", "fp16": "f16", "int8": "i8"}
+ONNX_TYPES = {  # as ONNX Runtime's profiler says them
+    **{"float": "f32", "float16": "f16", "bfloat16": "bf16", "double": "f64"},
+    **{"int8": "i8", "uint8": "u8", "int32": "i32", "int64": "i64"},
+}
+FUSED = re.compile(r"(_nchwc|_token_\d+|/\w*Fusion/?)+$")  # what ONNX Runtime adds to a name
+APPLIED = ("Add", "Sum", "Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "HardSigmoid")
 
 ARM = {  # who made a core and which it is: arch/arm64/include/asm/cputype.h of Linux
     "0x41": (
@@ -142,7 +172,7 @@ def narrowed(samples: np.ndarray, bits: int) -> np.ndarray:
             "its samples go from %d to %d, but the model was trained on images of %d bits, 0 to "
             "%d: how these are to be scaled is not known" % seen
         )
-    return ((samples.astype(np.int64) * 255 + full // 2) // full).astype(np.uint8)
+    return np.asarray((samples.astype(np.int64) * 255 + full // 2) // full, np.uint8)
 
 
 def checked_size(width: int, height: int) -> Tuple[int, int]:
@@ -232,7 +262,7 @@ def foretold(
     a, b, c = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
     paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, above, corner))
     guesses = (np.zeros_like(left), left, above, (left + above) >> 1, paeth)
-    return np.choose(kinds, guesses).astype(np.uint8)
+    return np.asarray(np.choose(kinds, guesses), np.uint8)
 
 
 def unpacked(lines: np.ndarray, depth: int, count: int) -> np.ndarray:
@@ -250,7 +280,7 @@ def png_colours(samples: np.ndarray, depth: int, colour: int, palette: bytes) ->
     if colour == 0:
         return samples[..., 0] if depth >= 8 else samples[..., 0] * np.uint8(255 // (2**depth - 1))
     if colour == 3:
-        return np.frombuffer(palette, np.uint8).reshape(-1, 3)[samples[..., 0]]
+        return np.asarray(np.frombuffer(palette, np.uint8).reshape(-1, 3)[samples[..., 0]])
     if depth == 16:  # of wide colours training sees the higher byte
         samples = (samples >> 8).astype(np.uint8)
         return samples[..., :3] if colour != 4 else samples[..., [0, 0, 0]]
@@ -259,7 +289,7 @@ def png_colours(samples: np.ndarray, depth: int, colour: int, palette: bytes) ->
 
 def decode_bmp(data: bytes) -> np.ndarray:
     """Decode a BMP without compression."""
-    head = struct.unpack_from("<I4xIiiHHI12xI", data, 10)
+    head = struct.unpack_from("<IIiiHHI12xI", data, 10)
     offset, size, width, height, _, depth, packed, used = head
     if size < 40 or packed or depth not in (1, 4, 8, 24, 32):
         raise UnknownFormError
@@ -275,7 +305,7 @@ def decode_bmp(data: bytes) -> np.ndarray:
     indices = unpacked(lines, depth, width)
     ramp = np.array([0, 255]) if count == 2 else np.arange(count)
     grey = bool((palette == ramp[:, None]).all())
-    return palette[indices][..., 0] if grey else palette[indices]
+    return np.asarray(palette[indices][..., 0] if grey else palette[indices])
 
 
 def decode_pnm(data: bytes) -> np.ndarray:
@@ -293,7 +323,7 @@ def decode_pnm(data: bytes) -> np.ndarray:
     samples = samples.reshape((height, width, 3) if channels == 3 else (height, width))
     wide = most > 255 and channels == 1
     if most != (full := 65535 if wide else 255):
-        samples = np.minimum(np.rint(samples / most * full), full)
+        samples = np.minimum(np.rint(np.divide(samples, most) * full), full)
     return samples.astype(np.uint16 if wide else np.uint8)
 
 
@@ -360,16 +390,17 @@ DECODERS = (
 
 def read_steps(document: Answer) -> Dict[str, Answer]:
     """Return a bundle's preprocessing by the names of its steps; unknown ones are refused."""
-    steps = {str(step.get("op")): step for step in document["steps"]}
-    names = [step.get("op") for step in document["steps"]]
-    if names != list(STEPS):
-        raise RunnerError("preprocessing has the steps %s; known are %s" % (names, list(STEPS)))
+    steps = {str(step.get("op")): step for step in document.get("steps", ())}
+    if list(steps) != list(STEPS) or set(document) != {"steps"}:
+        text = "preprocessing has the fields %s and the steps %s; known are %s"
+        raise RunnerError(text % (sorted(document), list(steps), list(STEPS)))
     for name, known in STEPS.items():
-        if odd := sorted({"op", *known} ^ set(steps[name])):
-            raise RunnerError("preprocessing step '%s': field '%s' is not known" % (name, odd[0]))
-        for field_, values in known.items():
-            if values and steps[name][field_] not in values:
-                seen = (name, field_, steps[name][field_], values)
+        for odd in sorted({"op", *known} ^ set(steps[name])):
+            what = "is missing" if odd in known else "is not known"
+            raise RunnerError("preprocessing step '%s': field '%s' %s" % (name, odd, what))
+        for key, values in known.items():
+            if values and steps[name][key] not in values:
+                seen = (name, key, steps[name][key], values)
                 raise RunnerError("preprocessing step '%s' has %s %r, not one of %s" % seen)
     return steps
 
@@ -390,7 +421,7 @@ def fit(image: np.ndarray, steps: Dict[str, Answer]) -> np.ndarray:
     if image.shape[2] == 1:
         return image.repeat(3, axis=2)
     luma = image.astype(np.int64) @ np.array([19595, 38470, 7471])  # BT.601 × 2**16
-    return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
+    return np.asarray((luma + 0x8000) >> 16, np.uint8)[..., None]
 
 
 def resampled(image: np.ndarray, size: int, part: Tuple[int, int], kind: str) -> np.ndarray:
@@ -446,50 +477,112 @@ def normalized(pixels: np.ndarray, steps: Dict[str, Answer]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """Which artifact to load, and how it is to run."""
+
+    path: Path
+    threads: int = 1
+    precision: str = "f32"  # for OpenVINO; the others run what the file holds
+    batch: Optional[int] = None
+    gpu: Optional[int] = None  # number of the CUDA device; None is the CPU
+    cuda_graph: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a runtime's own profiler tells; slower than without it."""
+
+    profiler: str
+    layers: List[Answer]
+    total_ns: List[int]  # of whole inferences, by our own clock
+
+
+@dataclass(frozen=True)
 class Model:
     """A loaded artifact; ``infer`` maps a float32 batch (B, C, H, W) to logits (B, K)."""
 
     infer: Callable[[np.ndarray], np.ndarray]
     shape: Tuple[Optional[int], ...]  # of the input; None where any size goes
     precision: str  # what the layers with weights really run in, "f32" or "f32+i8"
-    threads: int  # as the runtime reports it
+    threads: Optional[int]  # as the runtime reports it; None where it computes on none
     version: str
+    properties: Dict[str, str]  # of the runtime, as read back
+    profile: Optional[Callable[[np.ndarray, int], Profile]]
+    device: str = "cpu"
+    batches: Optional[Tuple[int, int]] = None  # the least and the most, where it has limits
+    spinning: Optional[bool] = None  # whether idle threads keep their CPUs, where that is told
+    compute_ns: Optional[Callable[[], int]] = None  # of the last inference, without copies
 
 
-def load_onnxruntime(path: Path, threads: int, precision: str, batch: Optional[int]) -> Model:
-    """Load an ONNX file on the CPU; the precision is the one stored in the graph."""
+def load_onnxruntime(how: Loading) -> Model:
+    """Load an ONNX file on the CPU or a GPU; the precision is the one stored in the graph."""
+    precision = onnx_precision(how.path)
     ort = runtime("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Arm builds may otherwise multiply float32 matrices in bfloat16.
-    options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    source = session.get_inputs()[0]
+    options, providers = onnxruntime_options(ort, how), onnxruntime_providers(ort, how)
+    session = ort.InferenceSession(str(how.path), options, providers)
+    chosen = session.get_providers()[0]
+    if how.gpu is not None and chosen == "CPUExecutionProvider":  # it falls back in silence
+        raise RunnerError("ONNX Runtime could not start its CUDA provider, and says why on stderr")
+    ends = session.get_inputs()
+    source, used = only(ends, [end.type for end in ends]), session.get_session_options()
     return Model(
         infer=lambda images: np.asarray(session.run(None, {source.name: images})[0]),
         shape=tuple(size if isinstance(size, int) else None for size in source.shape),
-        precision=onnx_precision(path),
-        threads=session.get_session_options().intra_op_num_threads,
+        precision=precision,
+        threads=used.intra_op_num_threads,
         version=ort.__version__,
+        properties={
+            "providers": ", ".join(session.get_providers()),
+            "graph_optimization_level": used.graph_optimization_level.name,
+        },
+        # On a GPU its profiler times how long kernels take to launch.
+        profile=None if how.gpu is not None else partial(onnxruntime_profile, ort, how),
+        device=device_name(how.gpu),
+        spinning=used.get_session_config_entry(SPINNING) == "1",
     )
 
 
-def load_openvino(path: Path, threads: int, precision: str, batch: Optional[int]) -> Model:
+def onnxruntime_options(ort: Any, how: Loading) -> Any:  # noqa: ANN401  a module without types
+    """Options that set what is left to chance otherwise."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = how.threads, 1
+    options.add_session_config_entry(SPINNING, "1")
+    # Arm builds may otherwise multiply float32 matrices in bfloat16.
+    options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+    return options
+
+
+def onnxruntime_providers(ort: Any, how: Loading) -> List[Any]:  # noqa: ANN401
+    """What is to compute, the first choice first; TF32 would round float32 to 10 bits."""
+    found = ort.get_available_providers()
+    if how.gpu is None:
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in found:
+        raise RunnerError(
+            "this ONNX Runtime cannot use a GPU: it has %s; install onnxruntime-gpu in its place"
+            % ", ".join(found)
+        )
+    cuda = {"device_id": str(how.gpu), "use_tf32": "0"}
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def load_openvino(how: Loading) -> Model:
     """Compile an IR or ONNX file for the CPU, for one batch size when one is given.
 
     Left alone, OpenVINO runs float32 models in bfloat16 wherever the CPU can.
     """
     ov = runtime("openvino")
     core = ov.Core()
-    graph = core.read_model(str(path))
+    graph = core.read_model(str(how.path))
+    only(graph.inputs, [end.get_element_type().get_type_name() for end in graph.inputs])
     shape = graph.input(0).partial_shape
-    if batch is not None and shape[0].is_dynamic:
-        graph.reshape(ov.PartialShape([batch, *list(shape)[1:]]))
+    if how.batch is not None and shape[0].is_dynamic:
+        graph.reshape(ov.PartialShape([how.batch, *list(shape)[1:]]))
     hints = {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": how.precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_NUM_THREADS": how.threads,
     }
     compiled = core.compile_model(graph, "CPU", hints)
     request = compiled.create_infer_request()
@@ -500,15 +593,17 @@ def load_openvino(path: Path, threads: int, precision: str, batch: Optional[int]
 
     layers = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
     found = {kernel_type(e) for e in layers if e["layerType"].astype(str) in COMPUTE}
-    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    properties = {name: plain(compiled.get_property(name)) for name in PROPERTIES}
     return Model(
         infer=infer,
         shape=tuple(
             s.get_length() if s.is_static else None for s in compiled.input(0).partial_shape
         ),
-        precision="+".join(sorted(found)) or hint,
+        precision="+".join(sorted(found)) or properties["INFERENCE_PRECISION_HINT"],
         threads=compiled.get_property("INFERENCE_NUM_THREADS"),
         version=ov.__version__,
+        properties=properties,
+        profile=partial(openvino_profile, core, graph, hints),
     )
 
 
@@ -522,34 +617,244 @@ def kernel_type(layer: Any) -> str:  # noqa: ANN401  a map without types
     return str(end if end in KERNELS else layer["runtimePrecision"].astype(str))
 
 
-def load_torch(path: Path, threads: int, precision: str, batch: Optional[int]) -> Model:
+def plain(value: Any) -> str:  # noqa: ANN401  a property of OpenVINO's
+    """Say a property's value as short as it can be said, "f32" for <Type: 'float32'>."""
+    if hasattr(value, "get_type_name"):
+        return str(value.get_type_name())
+    return str(getattr(value, "name", value))
+
+
+def load_torch(how: Loading) -> Model:
     """Load a program that ``torch.export.save`` wrote. Only for files one trusts."""
     torch = runtime("torch")
-    torch.set_num_threads(threads)
+    if how.gpu is not None and not torch.cuda.is_available():
+        seen = (torch.__version__, torch.version.cuda or "none", torch.cuda.device_count())
+        text = "torch.cuda.is_available() is false (torch %s, CUDA: %s, GPUs seen: %d)"
+        raise RunnerError("torch cannot use a GPU here: " + text % seen)
+    torch.set_num_threads(how.threads)
     torch.set_num_interop_threads(1)
     torch.set_float32_matmul_precision("highest")
-    program = torch.export.load(str(path))
-    module = program.module()
-    named = {node.name: node for node in program.graph.nodes}
-    source = named[program.graph_signature.user_inputs[0]].meta["val"]
-
-    def infer(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(images)).numpy())
-
+    torch.backends.cudnn.allow_tf32 = False
+    program, device = torch.export.load(str(how.path)), device_name(how.gpu)
+    named = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    ends = [named[name] for name in program.graph_signature.user_inputs]
+    source = only(ends, [str(end.dtype) for end in ends])
     types = {str(t.dtype) for t in program.state_dict.values() if t.is_floating_point()}
-    short = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}
+    module, cuda = program.module(), None
+    if how.gpu is not None:
+        passes = import_module("torch.export.passes")
+        module, cuda = passes.move_to_device_pass(program, device).module(), torch.cuda
+    tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    inference = TorchInference(torch, module, device, cuda, how.cuda_graph)
     return Model(
-        infer=infer,
+        infer=inference.infer,
         shape=tuple(size if isinstance(size, int) else None for size in source.shape),
-        precision="+".join(sorted(short.get(name, name) for name in types)) or "f32",
+        precision="+".join(sorted(TORCH_TYPES.get(name, name) for name in types)) or "f32",
         threads=torch.get_num_threads(),
         version=torch.__version__,
+        properties={
+            "tf32": str(cuda is not None and any(tf32)),
+            "cudnn.benchmark": str(torch.backends.cudnn.benchmark),
+            "cuda_graph": str(how.cuda_graph),
+        },
+        profile=inference.profile,
+        device=device,
+        compute_ns=inference.compute_ns if cuda else None,
     )
 
 
-LOADERS = {"onnxruntime": load_onnxruntime, "openvino": load_openvino, "torch": load_torch}
-SUFFIXES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
+class TorchInference:
+    """A torch program, run one batch at a time and waited for.
+
+    On a GPU the images start and the logits end in ordinary memory; CUDA events tell
+    how much of the time is computing. A CUDA graph is captured at the first inference of
+    a shape, from tensors that stay where they are, as its replay writes to them.
+    """
+
+    def __init__(
+        self,
+        torch: Any,  # noqa: ANN401  a module that is imported late
+        module: Callable[..., Any],
+        device: str,
+        cuda: Any,  # noqa: ANN401  torch.cuda, or None for the CPU
+        capture: bool = False,
+    ) -> None:
+        """Take a module whose parameters are on the device."""
+        self.torch, self.module, self.device, self.cuda = torch, module, device, cuda
+        self.capture = capture
+        self.captured: Dict[Tuple[int, ...], Tuple[Any, Any, Any]] = {}
+        self.events = [cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits (B, K) of images (B, C, H, W)."""
+        with self.torch.inference_mode():
+            source = self.torch.from_numpy(images)
+            if self.cuda is None:
+                return np.asarray(self.module(source).numpy())
+            return np.asarray(self.on_gpu(source).cpu().numpy())
+
+    def on_gpu(self, source: Any) -> Any:  # noqa: ANN401  tensors
+        """Launch one inference between two events."""
+        begin, end = self.events
+        if self.capture:
+            graph, held, result = self.graph(source)
+            held.copy_(source)
+            begin.record()
+            graph.replay()
+        else:
+            held = source.to(self.device)
+            begin.record()
+            result = self.module(held)
+        end.record()
+        return result
+
+    def graph(self, source: Any) -> Tuple[Any, Any, Any]:  # noqa: ANN401
+        """Return the CUDA graph for images of this shape, its input and its output.
+
+        torch's documentation wants a few inferences on another stream before a capture.
+        """
+        shape = tuple(source.shape)
+        if shape not in self.captured:
+            held, side, graph = source.to(self.device), self.cuda.Stream(), self.cuda.CUDAGraph()
+            side.wait_stream(self.cuda.current_stream())
+            with self.cuda.stream(side):
+                for _ in range(3):
+                    self.module(held)
+            self.cuda.current_stream().wait_stream(side)
+            with self.cuda.graph(graph):
+                result = self.module(held)
+            self.captured[shape] = (graph, held, result)
+        return self.captured[shape]
+
+    def compute_ns(self) -> int:
+        """How long the last inference computed, which has ended."""
+        begin, end = self.events
+        return int(begin.elapsed_time(end) * 1e6)
+
+    def profile(self, images: np.ndarray, count: int) -> Profile:
+        """Time every operator of the graph by torch's interpreter of graphs."""
+        torch, cuda = self.torch, self.cuda
+        marks: List[Tuple[Any, Answer, Any, Any]] = []
+
+        def mark() -> Any:  # noqa: ANN401  a time or an event
+            if cuda is None:
+                return time.perf_counter_ns()
+            event = cuda.Event(enable_timing=True)
+            event.record()
+            return event
+
+        class Timed(torch.fx.Interpreter):  # type: ignore[misc, name-defined]
+            def run_node(self, node: Any) -> Any:  # noqa: ANN401
+                start = mark()
+                result = super().run_node(node)
+                if node.op == "call_function" and isinstance(result, torch.Tensor):
+                    kind = TORCH_TYPES.get(str(result.dtype), str(result.dtype))
+                    seen = {"precision": kind, "shape": list(result.shape)}
+                    marks.append((node, seen, start, mark()))
+                return result
+
+        interpreter = Timed(self.module)
+
+        def infer() -> None:
+            with torch.inference_mode():
+                interpreter.run(torch.from_numpy(images).to(self.device)).cpu()
+
+        stopwatch(infer, WARM)
+        marks.clear()
+        totals, layers = stopwatch(infer, count), []
+        per = len(marks) // count
+        for k, (node, seen, _, _) in enumerate(marks[:per]):
+            spans = [(start, end) for _, _, start, end in marks[k::per]]
+            times = [end - a if cuda is None else a.elapsed_time(end) * 1e6 for a, end in spans]
+            weights = [each.target for each in node.all_input_nodes if each.op == "get_attr"]
+            names = {"name": node.name, "type": str(node.target), "origins": [node.name, *weights]}
+            layers.append({**names, "ns": centre(times), **seen})
+        return Profile("torch.fx.Interpreter", layers, totals)
+
+
+def load_tensorrt(how: Loading) -> Model:
+    """Load the engine that the recipe beside it has built here and proven.
+
+    An inference is one request by itself, from images in ordinary memory to logits in
+    ordinary memory: copy in, compute, copy out, wait. trtexec calls this latency, and
+    leaves out the copies by default from version 11 on.
+    """
+    folder = how.path.parent
+    run = recipe_program(folder)
+    try:
+        proof = proven(run, folder)
+        if how.gpu:
+            run.Cuda().call("cudaSetDevice", how.gpu)
+        engine = run.Engine.load(folder / run.PLAN, (proof["dla"] or {}).get("core"))
+        layers, batches = engine.layers(), engine.batches()
+    except run.RunError as error:
+        raise RunnerError(str(error)) from error
+    found = {layer["precision"] for layer in layers if layer["precision"]}
+    shape = tuple(engine.engine.get_tensor_shape(engine.input))
+    return Model(
+        infer=engine.infer,
+        shape=tuple(size if size >= 0 else None for size in shape),
+        precision="+".join(sorted(TENSORRT_TYPES.get(name, name) for name in found)) or "unknown",
+        threads=None,
+        version=str(engine.trt.__version__),
+        properties={"gpu": proof["device"]["gpu"], "dla": str(proof["dla"] is not None)},
+        profile=partial(tensorrt_profile, run, engine),
+        device=device_name(how.gpu or 0),
+        batches=batches,
+    )
+
+
+def recipe_program(folder: Path) -> Any:  # noqa: ANN401  a module without types
+    """Import the recipe's own run.py, under a name that cannot meet another's."""
+    path = folder / "run.py"
+    if not path.is_file():
+        raise RunnerError("there is no run.py beside the engine: copy the recipe's whole folder")
+    name = "edgeprune_tensorrt_recipe"
+    spec = spec_from_file_location(name, str(path))
+    if spec is None or spec.loader is None:
+        raise RunnerError("%s cannot be imported" % path)
+    module = sys.modules[name] = module_from_spec(spec)
+    sys.dont_write_bytecode = True  # a __pycache__ would be a file that no bundle lists
+    spec.loader.exec_module(module)
+    return module
+
+
+def proven(run: Any, folder: Path) -> Answer:  # noqa: ANN401
+    """Return the engine's proof; recipe, engine and TensorRT have to be those it speaks of."""
+    if not (folder / run.PLAN).is_file():
+        raise RunnerError("there is no engine yet, build it first: python3 run.py build")
+    proof: Answer = run.read_json(folder / run.PROOF, run.PROOF_FORMAT)
+    run.read_recipe(folder)
+    version = str(runtime("tensorrt").__version__)
+    same = {
+        "recipe.json": (proof["recipe_sha256"], digest(folder / run.RECIPE)),
+        "engine.plan": (proof["engine_sha256"], digest(folder / run.PLAN)),
+        "TensorRT": (proof["device"]["tensorrt"], version),
+    }
+    for name, (then, now) in same.items():
+        if then != now:
+            text = "%s was %s when the engine was proven and is %s now: python3 run.py build"
+            raise RunnerError(text % (name, then[:12], now[:12]))
+    return proof
+
+
+LOADERS = {
+    "onnxruntime": load_onnxruntime,
+    "openvino": load_openvino,
+    "torch": load_torch,
+    "tensorrt": load_tensorrt,
+}
+SUFFIXES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch", ".plan": "tensorrt"}
+RECIPE = "recipe.json"  # of TensorRT, which stands for the engine that it builds
+
+
+def back_end(path: Path, name: Optional[str] = None) -> str:
+    """Return the back end for a file, the one that is named or the one for its suffix."""
+    chosen = name or ("tensorrt" if path.name == RECIPE else SUFFIXES.get(path.suffix.lower()))
+    if chosen in LOADERS:
+        return chosen
+    known = "%s (%s %s)" % (", ".join(LOADERS), " ".join(SUFFIXES), RECIPE)
+    raise RunnerError("there is no back end for %s: there are %s" % (chosen or path.name, known))
 
 
 def runtime(name: str) -> Any:  # noqa: ANN401  a module without types
@@ -559,12 +864,74 @@ def runtime(name: str) -> Any:  # noqa: ANN401  a module without types
     absent: a clinic's device opens no connection, so here it is absent.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    advice = "pip install %s" % name
+    if name == "tensorrt":
+        advice = "on a Jetson, install JetPack's python3-libnvinfer and use the system's python3"
     try:
         return __import__(name)
     except ImportError as error:
-        raise RunnerError(
-            "%s cannot be imported here (%s): pip install %s" % (name, error, name)
-        ) from error
+        text = "%s cannot be imported here (%s): %s"
+        raise RunnerError(text % (name, error, advice)) from error
+
+
+def only(ends: Sequence[Any], types: Sequence[str]) -> Any:  # noqa: ANN401  of any runtime
+    """Return the one input, which has to take float32."""
+    if len(ends) != 1:
+        text = "this artifact has %d inputs; one is wanted, of images (N, C, H, W)"
+        raise RunnerError(text % len(ends))
+    if types[0] not in ("tensor(float)", "f32", "torch.float32"):
+        raise RunnerError("this artifact takes %s; float32 images are wanted" % types[0])
+    return ends[0]
+
+
+def gpu_number(device: str) -> Optional[int]:
+    """Number of the GPU that "cuda" or "cuda:1" means; None for "cpu"."""
+    if device == "cpu":
+        return None
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number or "0").isdigit():
+        raise RunnerError("there is no device '%s': say cpu, cuda:0, cuda:1, …" % device)
+    return int(number or 0)
+
+
+def device_name(gpu: Optional[int]) -> str:
+    """Say a device as it is asked for."""
+    return "cpu" if gpu is None else "cuda:%d" % gpu
+
+
+# ------------------------------------------------------------------ files
+
+
+def artifact_files(path: Path) -> List[Path]:
+    """Return the file to load, and after it those that the runtime loads with it.
+
+    Raises RunnerError where one of them is missing.
+    """
+    if path.name == RECIPE or path.suffix.lower() == ".plan":
+        beside = [p for p in sorted(path.parent.iterdir()) if p.is_file() and p.name[0] != "."]
+        return [path, *(p for p in beside if p != path)]
+    names: List[str] = []
+    if path.suffix.lower() == ".onnx":
+        names = external_data(path)
+    elif path.suffix.lower() == ".xml" and b'type="Const"' in path.read_bytes():
+        names = [path.with_suffix(".bin").name]
+    for name in names:
+        place = Path(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise RunnerError("%s keeps its weights outside its folder, in %s" % (path.name, name))
+        if not (path.parent / place).is_file():
+            text = "%s keeps its weights in %s, which is not beside it: copy both"
+            raise RunnerError(text % (path.name, name))
+    return [path, *(path.parent / name for name in names)]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits, read in pieces so that no memory is kept."""
+    sha, piece = hashlib.sha256(), bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        for size in iter(lambda: file.readinto(piece) or 0, 0):
+            sha.update(memoryview(piece)[:size])
+    return sha.hexdigest()
 
 
 def onnx_precision(path: Path) -> str:
@@ -573,36 +940,292 @@ def onnx_precision(path: Path) -> str:
     ONNX Runtime does not tell, and devices do not have the onnx package.
     """
     names = {1: "f32", 2: "u8", 3: "i8", 10: "f16", 11: "f64", 16: "bf16"}
-    found = set()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for graph in (span for key, span in wire(data, 0, len(data)) if key == 7):
-            for tensor in (span for key, span in wire(data, *graph) if key == 5):
-                found |= {names.get(span[0], "") for key, span in wire(data, *tensor) if key == 2}
+    with onnx_file(path) as (file, whole):
+        found = {names.get(span[0], "") for span in inside(file, whole, 7, 5, 2)}
     return "+".join(sorted(found - {""})) or "f32"
 
 
-def wire(data: mmap.mmap, at: int, end: int) -> Iterator[Tuple[int, Tuple[int, int]]]:
+def external_data(path: Path) -> List[str]:
+    """Name the files beside an ONNX graph that hold its weights, each once."""
+    names = []
+    with onnx_file(path) as (file, whole):
+        for entry in inside(file, whole, 7, 5, 13):
+            pair = {key: string(file, span) for key, span in wire(file, *entry)}
+            names += [pair[2]] if pair.get(1) == "location" else []
+    return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of an ONNX graph."""
+
+    name: str
+    kind: str
+    inputs: List[str]
+    outputs: List[str]
+
+
+def onnx_nodes(path: Path) -> List[Node]:
+    """Read the nodes of an ONNX graph, in the order of the file; nameless ones get a name."""
+    nodes = []
+    with onnx_file(path) as (file, whole):
+        for span in inside(file, whole, 7, 1):
+            told: Dict[int, List[str]] = {key: [] for key in (1, 2, 3, 4)}
+            for key, value in wire(file, *span):
+                if key in told:
+                    told[key].append(string(file, value))
+            name = "".join(told[3]) or "".join(told[2][:1])
+            nodes.append(Node(name, "".join(told[4]), told[1], told[2]))
+    return nodes
+
+
+@contextmanager
+def onnx_file(path: Path) -> Iterator[Tuple[IO[bytes], Tuple[int, int]]]:
+    """Open a protobuf, to be read in pieces: mapped into memory it would count as the peak."""
+    with path.open("rb") as file:
+        try:
+            yield file, (0, path.stat().st_size)
+        except (KeyError, ValueError) as error:
+            raise RunnerError("%s is no ONNX file, or is cut off" % path.name) from error
+
+
+def inside(file: IO[bytes], span: Tuple[int, int], *keys: int) -> Iterator[Tuple[int, int]]:
+    """Yield the spans under a chain of fields, as graph (7) and its initializers (5)."""
+    for key, found in wire(file, *span):
+        if key != keys[0]:
+            continue
+        if keys[1:]:
+            yield from inside(file, found, *keys[1:])
+        else:
+            yield found
+
+
+def wire(file: IO[bytes], at: int, end: int) -> Iterator[Tuple[int, Tuple[int, int]]]:
     """Yield (field, (start, end)) of a protobuf message; a varint's span is (value, value)."""
 
     def varint() -> int:
-        nonlocal at
         value = shift = 0
         while True:
-            byte, at = data[at], at + 1
-            value |= (byte & 127) << shift
+            byte = file.read(1)
+            if not byte:
+                raise ValueError("a message that ends too early")
+            value |= (byte[0] & 127) << shift
             shift += 7
-            if byte < 128:
+            if byte[0] < 128:
                 return value
 
     while at < end:
+        file.seek(at)
         key = varint()
         if key & 7 == 0:
             value = varint()
+            at = file.tell()
             yield key >> 3, (value, value)
             continue
         size = varint() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
-        yield key >> 3, (at, at + size)
-        at += size
+        start, at = file.tell(), file.tell() + size
+        if at > end:
+            raise ValueError("a field that ends too late")
+        yield key >> 3, (start, at)
+
+
+def string(file: IO[bytes], span: Tuple[int, int]) -> str:
+    """Read a string of a protobuf message."""
+    file.seek(span[0])
+    return file.read(span[1] - span[0]).decode()
+
+
+# ------------------------------------------------------------------ profiles
+
+
+def stopwatch(work: Callable[[], object], count: int) -> List[int]:
+    """Do something so many times; return the nanoseconds of each."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter_ns()
+        work()
+        times.append(time.perf_counter_ns() - start)
+    return times
+
+
+def centre(times: Sequence[float]) -> float:
+    """Mean of the middle half: as calm as a median, finer than the profilers' microseconds."""
+    cut = len(times) // 4
+    return float(np.mean(np.sort(np.asarray(times, float))[cut : len(times) - cut]))
+
+
+def onnxruntime_profile(
+    ort: Any,  # noqa: ANN401  a module without types
+    how: Loading,
+    images: np.ndarray,
+    count: int,
+) -> Profile:
+    """Time the nodes that are left after fusing, in a session of their own."""
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        options = onnxruntime_options(ort, how)
+        options.enable_profiling, options.profile_file_prefix = True, folder + "/profile"
+        session = ort.InferenceSession(str(how.path), options, onnxruntime_providers(ort, how))
+        feed = {session.get_inputs()[0].name: images}
+        stopwatch(lambda: session.run(None, feed), WARM)
+        totals = stopwatch(lambda: session.run(None, feed), count)
+        told = Path(session.end_profiling()).read_text(encoding="utf-8")
+    end, seen = "_kernel_time", {}  # type: str, Dict[str, List[Answer]]
+    for event in json.loads(told):
+        if event.get("cat") == "Node" and event["name"].endswith(end):
+            seen.setdefault(event["name"][: -len(end)], []).append(event)
+    kinds = {name: str(events[0]["args"]["op_name"]) for name, events in seen.items()}
+    sources, layers = origins(onnx_nodes(how.path), kinds), []
+    for name, events in seen.items():
+        given, made = (events[0]["args"][key] for key in ("input_type_shape", "output_type_shape"))
+        type_name = next(iter((given or made)[0]), "")
+        layers.append(
+            {
+                "name": name,
+                "type": kinds[name],
+                "ns": 1e3 * centre([event["dur"] for event in events[-count:]]),
+                "precision": ONNX_TYPES.get(type_name, type_name) or None,
+                "origins": sources[name],
+                "shape": next(iter(made[0].values()), None) if made else None,
+            }
+        )
+    return Profile("onnxruntime", layers, totals)
+
+
+def origins(nodes: Sequence[Node], kinds: Mapping[str, str]) -> Dict[str, List[str]]:
+    """Name the nodes of the graph that each layer of ONNX Runtime computes.
+
+    A layer that several nodes were fused into keeps the name of one of them, or of what
+    that one gives, with a suffix; ``kinds`` has its operator. From there the others are
+    found: backwards, what only this layer reads, as far as a node of its own operator;
+    forwards, what its kernel for blocks of channels (nchwc) applies to its result.
+    """
+    makers = {name: node for node in nodes for name in node.outputs}
+    named = {**makers, **{node.name: node for node in nodes}}
+    readers: Dict[str, List[str]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node.name)
+    starts = {layer: named.get(layer, named.get(FUSED.sub("", layer))) for layer in kinds}
+    taken = {node.name for node in starts.values() if node}
+    found: Dict[str, Set[str]] = {}
+    for layer, start in starts.items():
+        waiting, own = [start] if start else [], found.setdefault(layer, set())
+        while waiting:
+            node = waiting.pop()
+            own.add(node.name)
+            if kinds[layer].endswith(node.kind):
+                continue
+            for maker in filter(None, map(makers.get, node.inputs)):
+                read = {name for output in maker.outputs for name in readers.get(output, ())}
+                if maker.name not in taken and read <= own:
+                    taken.add(maker.name)
+                    waiting.append(maker)
+    for layer in reversed(
+        [name for name in kinds if name.endswith("_nchwc")]
+    ):  # a sum is the last one's
+        last = starts[layer]
+        while last is not None:
+            read = [named[name] for name in readers.get(last.outputs[0], ())]
+            alone = len(read) == 1 and read[0].name not in taken and read[0].kind in APPLIED
+            last = read[0] if alone else None
+            if last is not None:
+                taken.add(last.name)
+                found[layer].add(last.name)
+    return {
+        layer: [node.name for node in nodes if node.name in own] for layer, own in found.items()
+    }
+
+
+def openvino_profile(
+    core: Any,  # noqa: ANN401  a module without types
+    graph: Any,  # noqa: ANN401
+    hints: Mapping[str, Any],
+    images: np.ndarray,
+    count: int,
+) -> Profile:
+    """Time the layers that are executed, of the model compiled once more.
+
+    OpenVINO tells the mean over all inferences since compiling, in whole microseconds.
+    So the first ones, which are slow, are taken off again, and no median is possible.
+    """
+    compiled = core.compile_model(graph, "CPU", {**hints, "PERF_COUNT": True})
+    request = compiled.create_infer_request()
+
+    def infer() -> None:
+        request.infer([images], share_inputs=True, share_outputs=True)
+
+    def told() -> Dict[str, Tuple[str, float]]:
+        every = request.get_profiling_info()
+        done = [info for info in every if info.status == info.Status.EXECUTED]
+        return {
+            info.node_name: (info.node_type, 1e9 * info.real_time.total_seconds()) for info in done
+        }
+
+    stopwatch(infer, WARM)
+    before, totals, after = told(), stopwatch(infer, count), told()
+    facts = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ops()}
+    layers = []
+    for name, (kind, mean) in after.items():
+        notes, shape = facts[name].get_rt_info(), facts[name].get_output_partial_shape(0)
+        spent = (WARM + count) * mean - WARM * before.get(name, (kind, 0.0))[1]
+        layers.append(
+            {
+                "name": name,
+                "type": kind,
+                "ns": max(spent / count, 0.0),
+                "precision": kernel_type(notes),
+                "origins": [n for n in notes["originalLayersNames"].astype(str).split(",") if n],
+                "shape": [int(size) for size in shape.to_shape()] if shape.is_static else None,
+            }
+        )
+    return Profile("openvino", layers, totals)
+
+
+def tensorrt_profile(
+    run: Any,  # noqa: ANN401  the recipe's run.py
+    engine: Any,  # noqa: ANN401  its Engine
+    images: np.ndarray,
+    count: int,
+) -> Profile:
+    """Time the engine's layers, in a context of their own."""
+    trt, told, plain_context = engine.trt, {}, engine.context  # type: Any, Dict[str, List[float]], Any
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)  # pybind11 takes no object that skipped this
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            told.setdefault(layer_name, []).append(1e6 * ms)
+
+    profiler, engine.context = Profiler(), engine.engine.create_execution_context()
+    try:
+        engine.context.profiler = profiler
+        stopwatch(lambda: engine.infer(images), WARM)
+        told.clear()
+        totals = stopwatch(lambda: engine.infer(images), count)
+        inspector = engine.engine.create_engine_inspector()
+        inspector.execution_context = engine.context  # or sizes that are free are not told
+        form = trt.LayerInformationFormat.JSON
+        listed = json.loads(inspector.get_engine_information(form), strict=False)["Layers"]
+    finally:
+        engine.context = plain_context
+    facts = {str(layer.get("Name")): layer for layer in listed}
+    layers = []
+    for name, times in told.items():
+        fact = facts.get(name, {})
+        seen, made = run.described(fact), (fact.get("Outputs") or [{}])[0]
+        merged = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(fact.get("Metadata", "")))
+        layers.append(
+            {
+                "name": name,
+                "type": seen["type"] or "unknown",
+                "ns": centre(times),
+                "precision": TENSORRT_TYPES.get(seen["precision"], seen["precision"]),
+                "origins": merged or name.split(" + "),
+                "shape": made.get("Dimensions"),
+            }
+        )
+    return Profile("tensorrt IProfiler", layers, totals)
 
 
 # ------------------------------------------------------------------ this device
@@ -1304,6 +1927,8 @@ class Runner:
         """Start with nothing loaded."""
         self.model: Optional[Model] = None
         self.batches: List[np.ndarray] = []
+        self.gpu: Optional[Gpu] = None
+        self.meter: Optional[Meter] = None
 
     def loaded(self) -> Model:
         """Return the model, which has to be loaded first."""
@@ -1320,41 +1945,63 @@ class Runner:
         cpus: Optional[List[int]] = None,
         precision: str = "f32",
         batch: Optional[int] = None,
+        device: str = "cpu",
+        cuda_graph: bool = False,
+        profile: bool = False,
     ) -> Answer:
-        """Load an artifact, once in a process's life, and read back how it will run."""
-        path = Path(artifact)
-        if self.model is not None:
-            raise RunnerError("this process has loaded an artifact already: start another")
-        if not path.is_file():
-            raise RunnerError("there is no file %s" % path)
-        name = backend or SUFFIXES.get(path.suffix.lower())
-        if name not in LOADERS:
-            known = "%s (%s)" % (", ".join(LOADERS), " ".join(SUFFIXES))
-            raise RunnerError(
-                "this version has no back end for %s: it has %s" % (name or path.name, known)
-            )
+        """Load an artifact, once in a process's life, and read back how it will run.
+
+        Its files are hashed first, so what is timed finds them in the page cache.
+        """
+        path, name = self.checked(artifact, backend)
+        how = Loading(path, threads, precision, batch, gpu_number(device), cuda_graph)
+        if name == "openvino" and how.gpu is not None:
+            raise RunnerError("OpenVINO is used on the CPU only: leave out device '%s'" % device)
+        if cuda_graph and (name != "torch" or how.gpu is None):
+            raise RunnerError("a CUDA graph needs the back end torch and a GPU: device cuda:0")
+        files = {p.relative_to(path.parent).as_posix(): digest(p) for p in artifact_files(path)}
         used = pin(threads, cpus)
         start = time.perf_counter_ns()
         runtime(name)
         imported = time.perf_counter_ns()
-        self.model = LOADERS[name](path, threads, precision, batch)
+        self.model = model = loaded_model(name, how, profile=profile)
+        load_ns = time.perf_counter_ns() - imported
+        number = gpu_number(model.device)  # TensorRT needs one, and is not asked
+        self.gpu = None if number is None else Gpu(number)
         return {
             "backend": name,
-            "version": self.model.version,
-            "precision": self.model.precision,
-            "threads": self.model.threads,
+            "version": model.version,
+            "precision": model.precision,
+            "threads": model.threads,
             "cpus": used,
-            "shape": self.model.shape,
+            "shape": model.shape,
+            "device": model.device,
+            "spinning": model.spinning,
+            "properties": model.properties,
+            "files": files,
             "import_ns": imported - start,
-            "load_ns": time.perf_counter_ns() - imported,
+            "load_ns": load_ns,
             "peak_bytes": memory()["peak_bytes"],
         }
+
+    def checked(self, artifact: str, backend: Optional[str]) -> Tuple[Path, str]:
+        """Return the file to load and its back end; nothing else has been loaded."""
+        path = Path(artifact)
+        if self.model is not None:
+            raise RunnerError("this process has loaded an artifact already: start another")
+        if path.suffix == ".plan" and not path.is_file() and path.with_name(RECIPE).is_file():
+            raise RunnerError("there is no engine yet, build it first: python3 run.py build")
+        if not path.is_file():
+            raise RunnerError("there is no file %s" % path)
+        return path, back_end(path, backend)
 
     def prepare(self, inputs: Optional[str], batch: int) -> None:
         """Read the images (N, C, H, W) that timed inferences take in turns, or make noise."""
         shape = self.loaded().shape
-        if shape[0] not in (None, batch):
-            raise RunnerError("this artifact takes batches of %d, not of %d" % (shape[0], batch))
+        least, most = self.limits()
+        if not least <= batch <= (most or batch):
+            sizes = str(least) if least == most else "%d to %d" % (least, most or 0)
+            raise RunnerError("this artifact takes batches of %s, not of %d" % (sizes, batch))
         size = [length for length in shape[1:] if length is not None]
         if inputs is None and len(size) != 3:
             raise RunnerError("this artifact takes images of any size: give an .npy of some")
@@ -1362,8 +2009,22 @@ class Runner:
         images = (
             read_images(inputs) if inputs else noise.standard_normal((batch, *size), np.float32)
         )
+        self.check(images)
         starts = range(0, max(len(images) - batch + 1, 1), batch)
         self.batches = [padded(images[at : at + batch], batch) for at in starts]
+
+    def limits(self) -> Tuple[int, Optional[int]]:
+        """The smallest and the largest batch that the artifact takes."""
+        model = self.loaded()
+        return model.batches or (model.shape[0] or 1, model.shape[0])
+
+    def check(self, images: np.ndarray) -> None:
+        """Refuse images of a size that the artifact does not take."""
+        shape = self.loaded().shape
+        fits = [size in (None, n) for size, n in zip(shape[1:], images.shape[1:])]
+        if len(images.shape) != len(shape) or not all(fits):
+            wanted, seen = ("×".join(str(n or "any") for n in s[1:]) for s in (shape, images.shape))
+            raise RunnerError("this artifact takes images of %s, not of %s" % (wanted, seen))
 
     def warmup(
         self,
@@ -1371,55 +2032,113 @@ class Runner:
         batch: int = 1,
         seconds: float = 0.5,
         limit: float = 10.0,
+        idle: float = 0.0,
     ) -> Answer:
-        """Run until two blocks in a row have medians within 2 %, or the limit is over."""
+        """Run blocks until two in a row have medians within 2 %, or the limit is over.
+
+        At least ten inferences and a second are waited for, if the limit allows.
+        """
         self.prepare(inputs, batch)
-        end = time.perf_counter() + limit
+        begin, count, medians = time.perf_counter(), 1, []  # type: float, int, List[float]
         first = self.block(0.0, 1, settle=0.0)["ns"][0]
-        medians: List[float] = []
         while True:
-            medians.append(float(np.median(self.block(seconds, 5, settle=0.0)["ns"])))
+            times = self.block(seconds, 5, settle=0.0, idle=idle)["ns"]
+            count += len(times)
+            medians.append(float(np.median(times)))
+            spent = time.perf_counter() - begin
             steady = len(medians) > 1 and abs(medians[-1] / medians[-2] - 1) <= 0.02
-            if steady or time.perf_counter() > end:
+            if spent > limit or (steady and spent >= 1.0 and count >= 10):
                 return {"first_ns": first, "steady": steady, "warmup_ns": medians}
 
-    def block(self, seconds: float, iterations: int, settle: float = 0.03) -> Answer:
+    def block(
+        self, seconds: float, iterations: int, settle: float = 0.03, idle: float = 0.0
+    ) -> Answer:
         """Time single inferences for at least so long and at least so many.
 
         The other model ran just before and left its data in the caches: what
-        happens in the first ``settle`` seconds is not counted.
+        happens in the first ``settle`` seconds is not counted. With ``idle`` seconds
+        of rest before every inference, cold caches are what is to be measured.
         """
-        infer, batches = self.loaded().infer, self.batches
-        samples: List[int] = []
+        model, batches = self.loaded(), self.batches
+        infer, samples, computing, settled = model.infer, [], [], 0  # type: Any, List[int], List[int], int
         if not batches:
             raise RunnerError("there are no images yet: send 'warmup' first")
         clock = time.perf_counter_ns
         begin = clock()
-        while clock() - begin < settle * 1e9:
+        while not idle and clock() - begin < settle * 1e9:
             infer(batches[0])
+            settled += 1
         end = clock() + int(seconds * 1e9)
         while len(samples) < iterations or clock() < end:
             images = batches[len(samples) % len(batches)]
+            if idle:
+                time.sleep(idle)
             start = clock()
             infer(images)
             samples.append(clock() - start)
-        return {"ns": samples}
+            if model.compute_ns is not None:
+                computing.append(model.compute_ns())
+        computed = {"compute_ns": computing} if computing else {}
+        return {"ns": samples, "settled": settled, **computed}
 
-    def predict(self, inputs: str, outputs: str, batch: int = 1) -> Answer:
-        """Write the outputs (N, K) for images (N, C, H, W), both as .npy."""
-        model, images = self.loaded(), read_images(inputs)
-        size = model.shape[0] or batch
-        results = []
+    def layers(self, iterations: int = 20) -> Answer:
+        """Time every layer; times add up to more than an inference that is not watched."""
+        profile = self.loaded().profile
+        if profile is None:
+            raise RunnerError("layers are timed after 'load' with profile=true only")
+        if not self.batches:
+            raise RunnerError("there are no images yet: send 'warmup' first")
+        told = profile(self.batches[0], max(iterations, 1))
+        total = float(np.median(told.total_ns))
+        return {"profiler": told.profiler, "layers": told.layers, "total_ns": total}
+
+    def logits(self, images: np.ndarray, batch: int = 1) -> np.ndarray:
+        """Return the logits (N, K) of float32 images (N, C, H, W), any number of them."""
+        self.check(images)
+        least, most = self.limits()
+        size, results = min(max(batch, least), most or max(batch, least)), []
         for at in range(0, len(images), size):
             part = images[at : at + size]
-            full = padded(part, size) if model.shape[0] else np.ascontiguousarray(part)
-            results.append(np.array(model.infer(full)[: len(part)]))
+            full = padded(part, least) if len(part) < least else np.ascontiguousarray(part)
+            results.append(np.array(self.loaded().infer(full)[: len(part)]))
+        return np.concatenate(results)
+
+    def energy(self) -> Answer:
+        """Energy that this device has used since it was first asked for."""
+        if self.meter is None:
+            self.meter = Meter(self.gpu)
+        return self.meter.read()
+
+    def predict(self, inputs: str, outputs: str, batch: int = 1) -> Answer:
+        """Write the logits (N, K) of images (N, C, H, W), both as .npy."""
+        images = read_images(inputs)
+        logits = self.logits(images, batch)
         target = Path(outputs)
-        partial = target.with_name(target.name + ".partial")
-        with partial.open("wb") as file:
-            np.save(file, np.concatenate(results))
-        partial.replace(target)
+        partial_file = target.with_name(target.name + ".partial")
+        with partial_file.open("wb") as file:
+            np.save(file, logits)
+        partial_file.replace(target)
         return {"images": len(images)}
+
+
+def loaded_model(name: str, how: Loading, *, profile: bool) -> Model:
+    """Load an artifact; whatever its runtime throws becomes one sentence."""
+    try:
+        model = LOADERS[name](how)
+    except RunnerError:
+        raise
+    except Exception as error:  # a runtime may raise anything
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = " ".join(line for line in lines if line and not line.startswith("Exception from"))
+        seen = (how.path.name, name, told[:400] or type(error).__name__)
+        raise RunnerError("%s cannot be loaded by %s: %s" % seen) from error
+    if len(model.shape) != 4:
+        wanted = "images (N, C, H, W) are what is measured"
+        raise RunnerError("this artifact takes inputs of shape %s; %s" % (model.shape, wanted))
+    if profile and model.profile is None:
+        text = "%s has no profiler of layers on %s: use the back end torch or tensorrt"
+        raise RunnerError(text % (name, model.device))
+    return model if profile else replace(model, profile=None)
 
 
 def read_images(path: str) -> np.ndarray:
@@ -1445,10 +2164,12 @@ def answer(runner: Runner, message: Answer) -> Answer:
         "load": runner.load,
         "warmup": runner.warmup,
         "block": runner.block,
+        "layers": runner.layers,
         "predict": runner.predict,
-        "memory": memory,
-        "state": state,
-        "info": lambda: {"machine": machine(), "state": state()},
+        "memory": lambda: memory(runner.gpu),
+        "energy": runner.energy,
+        "state": lambda: state(runner.gpu),
+        "info": lambda: {"machine": machine(runner.gpu), "state": state(runner.gpu)},
         "quit": dict,
     }
     name = message.get("do")

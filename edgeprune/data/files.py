@@ -72,6 +72,7 @@ def load_files(
         classes=listing.classes,
         multi_label=listing.multi_label,
         notes=(*listing.notes, *checked.notes, *division),
+        bits=checked.bits,
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],

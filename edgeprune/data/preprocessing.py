@@ -132,7 +132,10 @@ def fit(image: Image, how: Preprocessing) -> Image:
             f"an image is uint8 (H, W) or (H, W, 3), not {image.dtype} {tuple(image.shape)}"
         )
     height, width = _resized(image.shape[:2], how)
-    picture = Pillow.fromarray(image).resize((width, height), INTERPOLATIONS[how.interpolation])
+    resample = INTERPOLATIONS[how.interpolation]
+    # One axis at a time: which goes first changes pixels, and Pillow 13 chooses it by the shape.
+    picture = Pillow.fromarray(image).resize((width, image.shape[0]), resample)
+    picture = picture.resize((width, height), resample)
     top, left = round((height - how.size[0]) / 2), round((width - how.size[1]) / 2)
     picture = picture.crop((left, top, left + how.size[1], top + how.size[0]))
     return np.asarray(picture.convert("L" if how.channels == 1 else "RGB")).reshape(

@@ -76,6 +76,7 @@ class ImageData:
     """A data set in three splits.
 
     notes: what was decided for the user, one sentence each.
+    bits: depth that wide grey samples are scaled by; 8 where none are wide.
     masks: for each id, bool (K, H, W), where each class shows in the image; only
     where that is known.
     """
@@ -88,6 +89,7 @@ class ImageData:
     test: Split
     notes: tuple[str, ...] = ()
     masks: Mapping[str, NDArray[np.bool_]] | None = None
+    bits: int = 8
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

@@ -209,6 +209,7 @@ def test_wide_grey_images_are_scaled_by_the_depth_of_the_data_set(
     assert images["train/ill/bright.png"][0, 1] == round(largest * 255 / full)
     assert images["train/ill/dim.png"][0, 1] == round(largest // 2 * 255 / full)
     assert f"2 images have wide samples: {bits} bits were scaled to 8" in data.notes
+    assert data.bits == bits
 
 
 def test_modes_become_grey_or_colour(tmp_path: Path) -> None:
