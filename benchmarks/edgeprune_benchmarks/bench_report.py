@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from edgeprune.errors import MeasureError
 from edgeprune.files import write_text
 from edgeprune_benchmarks.codec import decode, encode
+from edgeprune_benchmarks.noise import NoiseFloor
 from edgeprune_benchmarks.record import Record
 
 FORMAT: Final = "edgeprune-bench"
@@ -33,6 +34,7 @@ class BenchReport:
         accuracy_from: where accuracies come from, or None where there are none.
         notes: what a reader should know, one sentence each.
         records: one per case, in the order in which they were measured.
+        noise: what A showed against itself, one per case, where that was measured.
     """
 
     format: str
@@ -45,13 +47,14 @@ class BenchReport:
     accuracy_from: str | None
     notes: tuple[str, ...]
     records: tuple[Record, ...]
+    noise: tuple[NoiseFloor, ...] = ()
 
     @property
     def headline(self) -> dict[str, Any]:
         """Everything but raw samples and the machine, as JSON values."""
         own = {"a": self.a, "b": self.b, "accuracy_from": self.accuracy_from}
         cases = [_case(record) for record in self.records]
-        more = {"inputs": self.inputs, "notes": list(self.notes)}
+        more = {"inputs": self.inputs, "notes": list(self.notes), "noise": encode(self.noise)}
         return {"format": self.format, "created": self.created, **own, "cases": cases, **more}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from edgeprune_benchmarks.measurement import Measurement, Run
+from edgeprune_benchmarks.measurement import Measurement, MeasureSettings, Run
 from edgeprune_benchmarks.record import Record
 from edgeprune_benchmarks.statistics import P99_LEAST
 
@@ -28,7 +28,11 @@ class Row:
 
 def case_title(record: Record) -> str:
     """Name a case, as ``1 thread, batch 8``."""
-    asked = record.comparison.settings
+    return case_words(record.comparison.settings)
+
+
+def case_words(asked: MeasureSettings) -> str:
+    """Name the case that settings ask for."""
     threads = f"{asked.threads} thread{'s' * (asked.threads > 1)}"
     where = f", {asked.device}" if asked.device != "cpu" else ""
     idle = f", {asked.idle_seconds:g} s idle before each" if asked.idle_seconds else ""

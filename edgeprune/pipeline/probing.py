@@ -14,10 +14,12 @@ import numpy as np
 from edgeprune.errors import MeasureError
 from edgeprune.pipeline.subjects import Opened
 from edgeprune_benchmarks.hosts import Host
-from edgeprune_benchmarks.measurement import MeasureSettings, Subject
+from edgeprune_benchmarks.measurement import MeasureSettings
 from edgeprune_benchmarks.process import Answer, RunnerProcess
+from edgeprune_benchmarks.rounds import load, place
 
 AXES: Final = 4
+KEY: Final = "probed"
 UNKNOWN: Final = 64  # pixels, tried where a file takes images of any size
 
 
@@ -51,9 +53,10 @@ def probe(opened: Opened, settings: MeasureSettings, host: Host) -> Probe:
     Raises:
         MeasureError: it cannot be loaded there, or is no classifier of images.
     """
-    subject = opened.subject
+    placed = place(host, opened.subject)
     with host.runner(opened.name) as runner:
-        shape = _shape(_loaded(runner, subject, settings, host), opened.name)
+        loaded = load({KEY: runner}, {KEY: placed}, settings, batch=None)
+        shape = _shape(loaded[KEY], opened.name)
         size = opened.preprocessing.size if opened.preprocessing else (UNKNOWN, UNKNOWN)
         usual = (1, 3, *size)
         zeros = np.zeros([own or used for own, used in zip(shape, usual, strict=True)], np.float32)
@@ -64,22 +67,6 @@ def probe(opened: Opened, settings: MeasureSettings, host: Host) -> Probe:
             "(images, classes)"
         )
     return Probe(shape=shape, classes=logits.shape[1])
-
-
-def _loaded(
-    runner: RunnerProcess, subject: Subject, settings: MeasureSettings, host: Host
-) -> Answer:
-    folder = host.give(subject.folder, subject.files)
-    return runner.ask(
-        "load",
-        settings.timeout,
-        artifact=f"{folder}/{subject.artifact.name}",
-        backend=subject.backend,
-        threads=settings.threads,
-        cpus=settings.cpus,
-        precision=settings.precision,
-        device=settings.device,
-    )
 
 
 def _shape(answer: Answer, name: str) -> tuple[int | None, ...]:

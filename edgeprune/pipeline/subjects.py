@@ -40,7 +40,7 @@ class Opened:
         preprocessing: how its images are prepared, where that is known.
         counts: parameters and multiply-accumulates, where a bundle tells.
         metrics: what it got right when the bundle was made, where a bundle tells.
-        golden: prepared images (N, C, H, W) that the bundle holds, or None.
+        bundle: the folder of that bundle, or None.
         seed: that the bundle's data were split by, or None.
     """
 
@@ -51,8 +51,14 @@ class Opened:
     preprocessing: Preprocessing | None = None
     counts: Counts | None = None
     metrics: Metrics | None = None
-    golden: Path | None = None
+    bundle: Path | None = None
     seed: int | None = None
+
+    @property
+    def golden(self) -> Path | None:
+        """Prepared images (N, C, H, W) that the bundle holds, or None."""
+        path = self.bundle / "golden" / "inputs.npy" if self.bundle else None
+        return path if path and path.is_file() else None
 
 
 def open_subject(
@@ -158,7 +164,6 @@ def _of_bundle(
     files = _checked_files(folder, manifest, entry)
     artifact = next((f for f in files if f.name == RECIPE), files[0])
     name = f"{manifest.get('source', {}).get('name', 'model')}, {role}"
-    golden = folder / "golden" / "inputs.npy"
     seed = manifest.get("settings", {}).get("seed")
     return Opened(
         subject=Subject(name=role, artifact=artifact, backend=backend),
@@ -168,7 +173,7 @@ def _of_bundle(
         preprocessing=_preprocessing(folder, manifest),
         counts=_counts(manifest, role),
         metrics=_metrics(entry),
-        golden=golden if golden.is_file() else None,
+        bundle=folder,
         seed=None if seed is None else int(seed),
     )
 
