@@ -789,7 +789,7 @@ def load_tensorrt(how: Loading) -> Model:
         layers, batches = engine.layers(), engine.batches()
     except run.RunError as error:
         raise RunnerError(str(error)) from error
-    found = {layer["precision"] for layer in layers if layer["precision"]}
+    found = {str(layer["precision"]) for layer in layers if layer["precision"]}
     shape = tuple(engine.engine.get_tensor_shape(engine.input))
     return Model(
         infer=engine.infer,
@@ -1069,10 +1069,11 @@ def onnxruntime_profile(
         stopwatch(lambda: session.run(None, feed), WARM)
         totals = stopwatch(lambda: session.run(None, feed), count)
         told = Path(session.end_profiling()).read_text(encoding="utf-8")
-    end, seen = "_kernel_time", {}  # type: str, Dict[str, List[Answer]]
+    seen: Dict[str, List[Answer]] = {}
     for event in json.loads(told):
-        if event.get("cat") == "Node" and event["name"].endswith(end):
-            seen.setdefault(event["name"][: -len(end)], []).append(event)
+        name, ends, _ = event["name"].rpartition("_kernel_time")
+        if event.get("cat") == "Node" and ends:
+            seen.setdefault(name, []).append(event)
     kinds = {name: str(events[0]["args"]["op_name"]) for name, events in seen.items()}
     sources, layers = origins(onnx_nodes(how.path), kinds), []
     for name, events in seen.items():
@@ -1116,18 +1117,17 @@ def origins(nodes: Sequence[Node], kinds: Mapping[str, str]) -> Dict[str, List[s
             if kinds[layer].endswith(node.kind):
                 continue
             for maker in filter(None, map(makers.get, node.inputs)):
-                read = {name for output in maker.outputs for name in readers.get(output, ())}
-                if maker.name not in taken and read <= own:
+                users = {name for output in maker.outputs for name in readers.get(output, ())}
+                if maker.name not in taken and users <= own:
                     taken.add(maker.name)
                     waiting.append(maker)
-    for layer in reversed(
-        [name for name in kinds if name.endswith("_nchwc")]
-    ):  # a sum is the last one's
+    blocked = [layer for layer in kinds if layer.endswith("_nchwc")]
+    for layer in reversed(blocked):  # of two whose results are summed, the later one sums
         last = starts[layer]
         while last is not None:
-            read = [named[name] for name in readers.get(last.outputs[0], ())]
-            alone = len(read) == 1 and read[0].name not in taken and read[0].kind in APPLIED
-            last = read[0] if alone else None
+            after = [named[name] for name in readers.get(last.outputs[0], ())]
+            alone = len(after) == 1 and after[0].name not in taken and after[0].kind in APPLIED
+            last = after[0] if alone else None
             if last is not None:
                 taken.add(last.name)
                 found[layer].add(last.name)
@@ -1188,9 +1188,10 @@ def tensorrt_profile(
     count: int,
 ) -> Profile:
     """Time the engine's layers, in a context of their own."""
-    trt, told, plain_context = engine.trt, {}, engine.context  # type: Any, Dict[str, List[float]], Any
+    trt, unwatched = engine.trt, engine.context
+    told: Dict[str, List[float]] = {}
 
-    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)  # pybind11 takes no object that skipped this
 
@@ -1208,7 +1209,7 @@ def tensorrt_profile(
         form = trt.LayerInformationFormat.JSON
         listed = json.loads(inspector.get_engine_information(form), strict=False)["Layers"]
     finally:
-        engine.context = plain_context
+        engine.context = unwatched
     facts = {str(layer.get("Name")): layer for layer in listed}
     layers = []
     for name, times in told.items():
@@ -2039,7 +2040,8 @@ class Runner:
         At least ten inferences and a second are waited for, if the limit allows.
         """
         self.prepare(inputs, batch)
-        begin, count, medians = time.perf_counter(), 1, []  # type: float, int, List[float]
+        begin, count = time.perf_counter(), 1
+        medians: List[float] = []
         first = self.block(0.0, 1, settle=0.0)["ns"][0]
         while True:
             times = self.block(seconds, 5, settle=0.0, idle=idle)["ns"]
@@ -2060,7 +2062,9 @@ class Runner:
         of rest before every inference, cold caches are what is to be measured.
         """
         model, batches = self.loaded(), self.batches
-        infer, samples, computing, settled = model.infer, [], [], 0  # type: Any, List[int], List[int], int
+        infer, settled = model.infer, 0
+        samples: List[int] = []
+        computing: List[int] = []
         if not batches:
             raise RunnerError("there are no images yet: send 'warmup' first")
         clock = time.perf_counter_ns
