@@ -34,7 +34,7 @@ def plant(runner: ModuleType) -> None:
     ordinary: Any = runner.Runner
 
     class Slowed(ordinary):  # type: ignore[misc]  # its module is loaded by path
-        def load(self, artifact: str, /, **words: object) -> dict[str, Any]:
+        def load(self, artifact: str, **words: object) -> dict[str, Any]:
             report: dict[str, Any] = super().load(artifact, **words)
             if Path(artifact).stem == "slowed":
                 self.model = replace(self.model, infer=_slower(self.model.infer))
