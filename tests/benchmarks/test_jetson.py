@@ -173,7 +173,10 @@ def test_the_power_mode_is_asked_of_nvpmodel_without_root(
     assert power_mode(grow(tmp_path, {})) is None  # elsewhere it is not even asked
 
 
-def test_the_power_mode_is_read_from_files_where_nvpmodel_is_missing(tmp_path: Path) -> None:
+def test_the_power_mode_is_read_from_files_where_nvpmodel_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     stored = {"var/lib/nvpmodel/status": "pmode:0002 fmode:fanNull"}
     listed = "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n"
     assert (
@@ -181,7 +184,10 @@ def test_the_power_mode_is_read_from_files_where_nvpmodel_is_missing(tmp_path: P
     )
 
 
-def test_a_power_mode_without_a_name_is_given_by_number(tmp_path: Path) -> None:
+def test_a_power_mode_without_a_name_is_given_by_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert (
         power_mode(grow(tmp_path, {**ORIN, "var/lib/nvpmodel/status": "pmode:0010"})) == "mode 10"
     )
