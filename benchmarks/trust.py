@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 import click
-from edgeprune_benchmarks.noise import measure_noise
 from rich.console import Console
 
 from edgeprune.console import RichReporter
 from edgeprune.errors import EdgepruneError
 from edgeprune.files import write_json
 from edgeprune_benchmarks.measurement import MeasureSettings
+from edgeprune_benchmarks.noise import measure_noise
 from results_file import write_section
 from trust_agreement import Agreement, agreements
 from trust_case import RUNTIMES, Case, make_case

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgeprune_benchmarks.gate import LatencyCheck, check_latency
 from scipy.stats import binomtest
 
 from edgeprune.progress import Advance
 from edgeprune_benchmarks.codec import decode, encode
+from edgeprune_benchmarks.gate import LatencyCheck, check_latency
 from edgeprune_benchmarks.hosts import LocalHost
 from edgeprune_benchmarks.measurement import MeasureSettings
 from edgeprune_benchmarks.statistics import Ratio

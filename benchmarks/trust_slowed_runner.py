@@ -37,7 +37,8 @@ def plant(runner: ModuleType) -> None:
         def load(self, artifact: str, **words: object) -> dict[str, Any]:
             report: dict[str, Any] = super().load(artifact, **words)
             if Path(artifact).stem == "slowed":
-                self.model = replace(self.model, infer=_slower(self.model.infer))
+                model: Any = vars(self)["model"]
+                self.model = replace(model, infer=_slower(model.infer))
             return report
 
     vars(runner)["Runner"] = Slowed
