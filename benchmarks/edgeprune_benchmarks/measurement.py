@@ -13,9 +13,9 @@ from typing import Final, Self
 
 from edgeprune.errors import MeasureError
 from edgeprune.files import sha256
+from edgeprune_benchmarks.device_runner import RunnerError, artifact_files
 from edgeprune_benchmarks.machine import Conditions, Machine
 
-TENSORRT: Final = ("engine.plan", "recipe.json")  # either stands for the folder it is in
 LEAST: Final = {
     **{"threads": 1, "batch": 1, "rounds": 2, "blocks": 1, "block_inferences": 1},
     **{"block_seconds": 0, "idle_seconds": 0},
@@ -42,13 +42,14 @@ class Subject:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file that is loaded and the ones beside it that it needs."""
-        path = self.artifact
-        if path.name in TENSORRT:
-            inside = (p for p in self.folder.rglob("*") if "__pycache__" not in p.parts)
-            return (path, *sorted(p for p in inside if p.is_file() and p != path))
-        beside = (path.with_suffix(".bin"),) if path.suffix == ".xml" else ()
-        return (path, *(p for p in (*beside, path.with_name(path.name + ".data")) if p.is_file()))
+        """The file that is loaded, and those that its runtime loads with it.
+
+        Raises ``MeasureError`` where one of them is missing.
+        """
+        try:
+            return tuple(artifact_files(self.artifact))
+        except (RunnerError, OSError) as error:
+            raise MeasureError(f"{self.name}: {error}") from error
 
     def hashed(self) -> dict[str, str]:
         """Return the SHA-256 of every file as it is now, by name."""

@@ -7,7 +7,8 @@ the round before had loaded.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Final, TypeVar
 
 from edgeprune.errors import MeasureError
@@ -15,9 +16,10 @@ from edgeprune_benchmarks.codec import decode
 from edgeprune_benchmarks.hosts import Host
 from edgeprune_benchmarks.machine import Conditions, Machine, conditions
 from edgeprune_benchmarks.measurement import Measurement, MeasureSettings, Run, Subject
+from edgeprune_benchmarks.metering import Meter
 from edgeprune_benchmarks.process import Answer, RunnerProcess
 
-LEAST_WARM: Final = 10  # inferences of a warm-up, at least
+WARM: Final = 10  # inferences that a warm-up takes at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Loaded:
 
     backend: str
     version: str
-    files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by name
+    files: Mapping[str, str]  # SHA-256 by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +121,23 @@ def run_round(
         }
         loaded = load(runners, placed, settings, batch=settings.batch)
         warm = {key: _warm_up(runner, images, settings) for key, runner in runners.items()}
+        meters = {key: Meter(runner, settings) for key, runner in runners.items()}
+        rest = meters[first].rest()
         before = [runner.ask("state", settings.timeout) for runner in runners.values()]
         blocks: dict[str, list[Answer]] = {key: [] for key in runners}
         for key in order:
-            blocks[key].append(_block(runners[key], settings))
+            blocks[key].append(meters[key].block(partial(_block, runners[key], settings)))
         after = [runner.ask("state", settings.timeout) for runner in runners.values()]
         peaks = {key: runner.ask("memory", settings.timeout) for key, runner in runners.items()}
         info = runners[first].ask("info", settings.timeout)
     alone = {"load_alone": not settings.load_together}
+    runs = {k: _run({**loaded[k], **warm[k], **peaks[k], **alone}, blocks[k]) for k in runners}
+    energies = {key: meter.energy(rest) for key, meter in meters.items()}
     return Round(
-        runs={k: _run({**loaded[k], **warm[k], **peaks[k], **alone}, blocks[k]) for k in runners},
+        runs={
+            k: replace(run, energy=energies[k][0], energy_reason=energies[k][1])
+            for k, run in runs.items()
+        },
         loaded={key: understood(Loaded, answer) for key, answer in loaded.items()},
         machine=machine_of(info),
         conditions=_conditions(before, after),
@@ -143,18 +152,21 @@ def _how(placed: Placed, settings: MeasureSettings, batch: int | None) -> dict[s
         "cpus": settings.cpus,
         "precision": settings.precision,
         "batch": batch,
+        "device": settings.device,
+        "cuda_graph": settings.cuda_graph,
     }
 
 
 def _warm_up(runner: RunnerProcess, images: str, settings: MeasureSettings) -> Answer:
-    idle = settings.idle_seconds
+    resting = WARM * settings.idle_seconds
     return runner.ask(
         "warmup",
-        settings.timeout + settings.warmup_limit + LEAST_WARM * idle,
+        settings.timeout + settings.warmup_limit + 2 * resting,
         inputs=images,
         batch=settings.batch,
         seconds=settings.warmup_seconds,
-        limit=settings.warmup_limit,
+        limit=settings.warmup_limit + resting,
+        idle=settings.idle_seconds,
     )
 
 
@@ -162,7 +174,7 @@ def _block(runner: RunnerProcess, settings: MeasureSettings) -> Answer:
     seconds, inferences = settings.block_seconds, settings.block_inferences
     idle = settings.idle_seconds
     timeout = settings.timeout + max(seconds, inferences * idle)
-    return runner.ask("block", timeout, seconds=seconds, iterations=inferences)
+    return runner.ask("block", timeout, seconds=seconds, iterations=inferences, idle=idle)
 
 
 def _run(answers: Answer, blocks: Sequence[Answer]) -> Run:
