@@ -5,6 +5,7 @@ how it is shown. Progress goes to stderr, results to stdout.
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,15 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from edgeprune.bench_options import (
+    BENCH_EXAMPLES,
+    BENCH_OPTIONS,
+    A,
+    B,
+    BenchCommand,
+    bench_settings,
+    form_of,
+)
 from edgeprune.console import RichReporter, print_results
 from edgeprune.criteria_help import criteria_help
 from edgeprune.errors import EdgepruneError
@@ -24,6 +34,13 @@ from edgeprune.export_options import (
     EXPORT_OPTIONS,
     ExportCommand,
     export_settings,
+)
+from edgeprune.gate_options import (
+    CANDIDATE,
+    GATE_EXAMPLES,
+    GATE_OPTIONS,
+    GateCommand,
+    gate_settings,
 )
 from edgeprune.options import COMPRESS_OPTIONS, CompressCommand, settings_of
 from edgeprune.target_listing import targets_help
@@ -44,6 +61,7 @@ from edgeprune.unit_options import (
 )
 
 _FILE: Final = click.Path(path_type=Path)
+UNJUDGED: Final = 3  # of a gate
 INTERRUPTED: Final = 130  # as shells count: 128 and the signal's number
 
 EXAMPLES: Final = """\b
@@ -259,6 +277,54 @@ def export(context: click.Context, /, **_options: object) -> None:
         click.echo("\n".join(export_lines(results)))
 
 
+@cli.command(cls=BenchCommand, params=parameters(BENCH_OPTIONS, A, B), epilog=BENCH_EXAMPLES)
+@click.pass_context
+def bench(context: click.Context, /, **_options: object) -> None:
+    """Measure B against A: latency, memory, energy and accuracy.
+
+    Both are measured in turns, each in fresh processes of its own, so that whatever
+    changes on the machine changes for both. Without B, A is a bundle, whose slim
+    model is measured against its dense one.
+    """
+    asked = context.params
+    settings, form = bench_settings(asked), form_of(asked)
+    kept = "what is complete is kept; --resume continues" if asked["out"] else "nothing was kept"
+    with _one_line_on_interrupt(f"interrupted: {kept}"):
+        from edgeprune.bench_listing import bench_text, print_bench
+        from edgeprune.pipeline.benching import bench as run
+
+        reporter = RichReporter(Console(stderr=True))
+        found = run(settings, out=asked["out"], resume=asked["resume"], reporter=reporter)
+    if form == "table":
+        print_bench(found, Console())
+    else:
+        click.echo(bench_text(found, form))
+
+
+@cli.command(cls=GateCommand, params=parameters(GATE_OPTIONS, CANDIDATE), epilog=GATE_EXAMPLES)
+@click.pass_context
+def gate(context: click.Context, /, **_options: object) -> int:
+    """Decide whether CANDIDATE is worse than what was agreed.
+
+    CANDIDATE is a bundle, an artifact (.onnx, .xml, .pt2, .plan), or what `bench` or
+    `compress` stored. Counts, sizes, hashes and memory are held against a committed
+    baseline, accuracy against its decisions image by image, and time against another
+    artifact that is measured in turns with it.
+    """
+    asked = context.params
+    settings = gate_settings(asked)
+    with _one_line_on_interrupt("interrupted: nothing was judged"), _never_a_regression():
+        from edgeprune.gate_listing import gate_json, gate_lines, tell_github, write_reports
+        from edgeprune.pipeline.gating import gate as run
+
+        found = run(settings, reporter=RichReporter(Console(stderr=True)))
+        write_reports(found, junit_file=asked["junit"], markdown_file=asked["markdown"])
+        click.echo(gate_json(found) if asked["as_json"] else "\n".join(gate_lines(found)))
+        for line in tell_github(found, os.environ):
+            click.echo(line, err=asked["as_json"])
+    return found.exit_code
+
+
 @cli.command()
 @click.argument("bundle", type=_FILE)
 def report(bundle: Path) -> None:
@@ -304,6 +370,17 @@ def _one_line_on_interrupt(message: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(message) from None
+
+
+@contextmanager
+def _never_a_regression() -> Iterator[None]:
+    """Give an error that keeps a gate from judging the exit code for that, not that of failing."""
+    try:
+        yield
+    except EdgepruneError as error:
+        if error.exit_code != EdgepruneError.exit_code:
+            raise
+        _fail(str(error), UNJUDGED)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -50,6 +50,11 @@ class BenchReport:
     noise: tuple[NoiseFloor, ...] = ()
 
     @property
+    def cases(self) -> tuple[tuple[Record, NoiseFloor | None], ...]:
+        """Each record with what A showed against itself in the same case."""
+        return tuple(zip(self.records, self.noise or (None,) * len(self.records), strict=True))
+
+    @property
     def headline(self) -> dict[str, Any]:
         """Everything but raw samples and the machine, as JSON values."""
         own = {"a": self.a, "b": self.b, "accuracy_from": self.accuracy_from}

@@ -20,6 +20,7 @@ from edgeprune_benchmarks.formats_rows import (
     milliseconds,
     pair_rows,
     pair_sentences,
+    versions,
 )
 from edgeprune_benchmarks.record import Record
 
@@ -34,7 +35,7 @@ def summary_rows(report: BenchReport) -> tuple[tuple[str, ...], ...]:
             milliseconds(record.dense_latency.median_ms),
             milliseconds(record.slim_latency.median_ms),
             f"{record.results.latency_ratio.value:.3f}",
-            interval(record),
+            interval(record, "–"),
             record.results.latency_ratio.verdict,
         )
         for record in report.records
@@ -45,6 +46,7 @@ def report_sentences(report: BenchReport) -> Iterator[str]:
     """Yield what holds for all cases."""
     machine = report.records[0].comparison.machine
     yield f"machine: {machine.cpu}, {machine.cores} cores, {machine.system}"
+    yield f"runtime: {versions(report.records[0])}"
     yield f"timed on {report.inputs}"
     if report.accuracy_from is not None:
         yield f"accuracy: {report.accuracy_from}"
@@ -57,10 +59,10 @@ def bench_markdown(report: BenchReport, more: Sequence[str] = ()) -> str:
     blocks.append(markdown_table(SUMMARY_HEAD, summary_rows(report)))
     blocks.append(_table(pair_rows(report.records[0])))
     blocks.append(_listed(pair_sentences(report.records[0])))
-    for record in report.records:
+    for record, noise in report.cases:
         blocks.append(f"### {markdown_text(case_title(record))}")
         blocks.append(_table(case_rows(record)))
-        blocks.append(_listed(case_sentences(record)))
+        blocks.append(_listed(case_sentences(record, noise)))
     blocks.append(_listed(report_sentences(report)))
     if more:
         blocks.append("\n".join(["```text", *more, "```"]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeprune_benchmarks.measurement import Measurement, MeasureSettings, Run
+from edgeprune_benchmarks.noise import NoiseFloor
 from edgeprune_benchmarks.record import Record
 from edgeprune_benchmarks.statistics import P99_LEAST
 
@@ -49,10 +50,10 @@ def case_rows(record: Record) -> tuple[Row, ...]:
     return (*_times(record), *_memory(record), *_how(record))
 
 
-def interval(record: Record) -> str:
+def interval(record: Record, between: str = " to ") -> str:
     """Write the interval of the ratio."""
     ratio = record.results.latency_ratio
-    return f"{ratio.low:.3f} to {ratio.high:.3f}"
+    return f"{ratio.low:.3f}{between}{ratio.high:.3f}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -74,9 +75,15 @@ def pair_sentences(record: Record) -> Iterator[str]:
         yield f"classes hurt most: {'; '.join(hurt)}"
 
 
-def case_sentences(record: Record) -> Iterator[str]:
-    """Yield what a reader must know beside the rows of a case."""
-    yield _noise_sentence(record)
+def case_sentences(record: Record, noise: NoiseFloor | None = None) -> Iterator[str]:
+    """Yield what a reader must know beside the rows of a case.
+
+    noise: what A showed against itself in this case, where that was measured.
+    """
+    if noise is not None:
+        yield f"noise floor, A against itself: {noise.value:.1%}, kept for this machine"
+    if noise is None or record.noise_floor is not None:
+        yield _noise_sentence(record)
     comparison = record.comparison
     precisions = [_joined(side, _precision) for side in (comparison.dense, comparison.slim)]
     if precisions[0] != precisions[1]:
@@ -84,6 +91,8 @@ def case_sentences(record: Record) -> Iterator[str]:
             f"A runs in {precisions[0]} and B in {precisions[1]}: part of the ratio is one of "
             "precision"
         )
+    if comparison.dense.load_ms is None:
+        yield "load times were not measured: a quick measurement loads both at once"
     for what, reasons in (
         ("energy", [r.energy_reason for r in _runs(record)]),
         ("GPU memory", [r.gpu_reason for r in _runs(record)] if _on_gpu(record) else []),
@@ -121,11 +130,13 @@ def _times(record: Record) -> Iterator[Row]:
     )
     yield Row(label="  95 % interval", a="", b="", change=interval(record))
     yield Row(label="  so B is", a="", b="", change=ratio.verdict)
+    p99 = (slow.p99_ms, fast.p99_ms)
     yield from _row("latency, p90", slow.p90_ms, fast.p90_ms, milliseconds, _quotient)
-    if slow.p99_ms is None and fast.p99_ms is None:
-        withheld = f"under {P99_LEAST}"
-        yield Row(label="latency, p99", a=withheld, b=withheld)
-    yield from _row("latency, p99", slow.p99_ms, fast.p99_ms, milliseconds, _quotient)
+    if slow.p99_ms is None or fast.p99_ms is None:
+        told = [f"n < {P99_LEAST}" if p is None else milliseconds(p) for p in p99]
+        yield Row(label="latency, p99", a=told[0], b=told[1])
+    else:
+        yield from _row("latency, p99", slow.p99_ms, fast.p99_ms, milliseconds, _quotient)
     yield Row(label="  inferences", a=str(slow.inferences), b=str(fast.inferences))
 
 
@@ -138,7 +149,7 @@ def _memory(record: Record) -> Iterator[Row]:
 
 def _how(record: Record) -> Iterator[Row]:
     a, b = record.comparison.dense, record.comparison.slim
-    yield Row(label="runs in", a=f"{a.backend} {_short(a)}", b=f"{b.backend} {_short(b)}")
+    yield Row(label="runs in", a=a.backend, b=b.backend)
     yield Row(label="precision", a=_joined(a, _precision), b=_joined(b, _precision))
     yield Row(label="threads", a=_joined(a, _threads), b=_joined(b, _threads))
 
@@ -180,8 +191,8 @@ def _hurt(record: Record) -> Sequence[str]:
 def _noise_sentence(record: Record) -> str:
     floor = record.noise_floor
     if floor is None:
-        return "no noise floor of this machine is known: measure it with --aa"
-    return f"noise floor of this machine, from runs of equals: {floor:.1%}"
+        return "no noise floor of this machine is known in this case: measure it with --aa"
+    return f"noise floor that the ratio is held against: {floor:.1%}"
 
 
 def _runs(record: Record) -> Iterator[Run]:
@@ -202,6 +213,12 @@ def _precision(run: Run) -> str:
 
 def _threads(run: Run) -> str:
     return "none" if run.threads is None else str(run.threads)
+
+
+def versions(record: Record) -> str:
+    """Name the runtimes with their versions."""
+    sides = (record.comparison.dense, record.comparison.slim)
+    return " and ".join(dict.fromkeys(f"{side.backend} {_short(side)}" for side in sides))
 
 
 def _short(side: Measurement) -> str:
