@@ -927,7 +927,7 @@ def artifact_files(path: Path) -> List[Path]:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits, read in pieces so that no memory is kept."""
-    sha, piece = hashlib.sha256(), bytearray(1 << 20)
+    sha, piece = hashlib.sha256(), bytearray(1 << 16)
     with path.open("rb", buffering=0) as file:
         for size in iter(lambda: file.readinto(piece) or 0, 0):
             sha.update(memoryview(piece)[:size])
@@ -1191,7 +1191,7 @@ def tensorrt_profile(
     trt, unwatched = engine.trt, engine.context
     told: Dict[str, List[float]] = {}
 
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)  # pybind11 takes no object that skipped this
 
@@ -1619,10 +1619,10 @@ class GpuProcess(ctypes.Structure):
     )
 
 
-def bus_id(index: int) -> Optional[bytes]:
+def bus_id(index: int, library: str = "libcuda.so.1") -> Optional[bytes]:
     """Where on the bus CUDA's device of this number is; NVML numbers them otherwise."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda = ctypes.CDLL(library)
     except OSError:
         return None
     device, name = ctypes.c_int(), ctypes.create_string_buffer(32)
