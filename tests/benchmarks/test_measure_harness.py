@@ -20,7 +20,7 @@ BRIEF = MeasureSettings(
     blocks=3,
     block_seconds=0.01,
     warmup_seconds=0.02,
-    warmup_limit=1.0,
+    warmup_limit=0.2,
     timeout=60.0,
 )
 

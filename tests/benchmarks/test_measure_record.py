@@ -35,7 +35,7 @@ THEN = "2026-01-01T00:00:00Z"
 @pytest.fixture(scope="module")
 def record(tiny: Tiny) -> Record:
     settings = MeasureSettings(
-        rounds=2, blocks=2, block_seconds=0.01, warmup_seconds=0.02, warmup_limit=1.0
+        rounds=2, blocks=2, block_seconds=0.01, warmup_seconds=0.02, warmup_limit=0.2
     )
     dense, slim = Subject(name="dense", artifact=tiny.onnx), Subject(name="slim", artifact=tiny.ir)
     logits, labels = tiny.expected(images(6)), np.array([0, 1, 2, 3, 0, 1])

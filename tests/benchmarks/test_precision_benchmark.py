@@ -19,7 +19,7 @@ from results_file import marks, write_section
 from .conftest import Tiny, images
 
 BRIEF = MeasureSettings(
-    rounds=2, blocks=3, block_seconds=0.01, warmup_seconds=0.02, warmup_limit=1.0, timeout=60.0
+    rounds=2, blocks=3, block_seconds=0.01, warmup_seconds=0.02, warmup_limit=0.2, timeout=60.0
 )
 
 
