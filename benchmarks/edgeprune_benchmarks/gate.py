@@ -1,16 +1,14 @@
 """Is the candidate slower than its baseline, by more than is allowed?
 
 Both are measured in turns in one job on one machine; no figure of another day takes
-part. The limit is 1 plus the allowed slow-down, or plus the noise floor where that is
-larger. With the 95 % interval of the ratio of candidate to baseline:
+part. Of the ratio of the candidate's time to the baseline's, with its 95 % interval:
 
-- all of it above the limit: measured once more in fresh processes. Above it again, it
-  is a regression; otherwise inconclusive, for the two contradict each other.
-- all of it at or below the limit: it passes.
-- the limit within it: it passes if the ratio itself keeps the limit and the interval
-  reaches no further than the limit allows to either side, so that a slow-down of twice
-  as much would have been seen. Otherwise the measurement is too coarse to tell, and
-  it is inconclusive: more rounds, or a quieter machine.
+- all of it above 1 plus the allowed slow-down, and above 1 plus the machine's noise
+  floor: measured once more in fresh processes. Above them again, it is a regression;
+  otherwise inconclusive, for the two contradict each other.
+- the ratio within what is allowed, and all of the interval within twice as much: pass.
+- anything else is inconclusive. The measurement is too coarse, or the noise floor hides
+  what it shows: more rounds, a quieter machine, or more that is allowed would decide.
 
 A crowded or throttled machine does not decide by itself. Blocks alternate, so what
 slows one side slows the other, and what does not cancel widens the interval; hosted
@@ -40,7 +38,7 @@ class LatencyCheck:
 
     Attributes:
         status: as the module says.
-        limit: largest ratio of candidate to baseline that keeps what is allowed.
+        limit: ratio of candidate to baseline above which it is a regression.
         first: ratio of the candidate's time to the baseline's.
         second: of the confirming measurement, where the first asked for one.
         reason: one sentence for people.
@@ -89,13 +87,12 @@ def check_latency(
         )
         return ratio_of(comparisons[-1], seed=seed + len(comparisons), noise_floor=noise_floor)
 
-    limit = 1 + max(allowed, noise_floor)
     first = measured()
-    second = measured() if first.low > limit else None
-    status, reason = decide(first, second, limit)
+    second = measured() if first.low > limit_of(allowed, noise_floor) else None
+    status, reason = decide(first, second, allowed=allowed, noise_floor=noise_floor)
     return LatencyCheck(
         status=status,
-        limit=limit,
+        limit=limit_of(allowed, noise_floor),
         first=first,
         second=second,
         reason=reason,
@@ -110,11 +107,19 @@ def ratio_of(comparison: Comparison, *, seed: int = 0, noise_floor: float = 0.0)
     )
 
 
-def decide(first: Ratio, second: Ratio | None, limit: float) -> tuple[LatencyStatus, str]:
-    """Return what one or two measurements show against a limit, and why.
+def limit_of(allowed: float, noise_floor: float) -> float:
+    """Return the ratio above which a candidate is slower than is allowed, beyond noise."""
+    return 1 + max(allowed, noise_floor)
+
+
+def decide(
+    first: Ratio, second: Ratio | None, *, allowed: float, noise_floor: float
+) -> tuple[LatencyStatus, str]:
+    """Return what one or two measurements show, and why.
 
     Without a confirming second one, there is no regression.
     """
+    limit = limit_of(allowed, noise_floor)
     seen, most = _words([first, *([second] if second else [])]), f"{limit:.3f}"
     if first.low > limit:
         if second is None:
@@ -122,13 +127,12 @@ def decide(first: Ratio, second: Ratio | None, limit: float) -> tuple[LatencySta
         if second.low > limit:
             return "regression", f"{seen}: above {most} both times"
         return "inconclusive", f"{seen}: above {most} the first time only; measure again"
-    if first.high <= limit:
-        return "pass", f"{seen}: at most {most}"
-    reach = max(first.high - first.value, first.value - first.low)
-    if first.value <= limit and reach <= limit - 1:
-        return "pass", f"{seen}: not shown to be above {most}"
+    if first.value <= 1 + allowed and first.high <= 1 + 2 * allowed:
+        return "pass", f"{seen}: more than {max(first.high - 1, 0):.1%} slower is excluded"
+    if first.low > 1 + allowed:
+        return "inconclusive", f"{seen}: hidden by this machine's noise floor of {noise_floor:.1%}"
     advice = "give more rounds, or a quieter machine"
-    return "inconclusive", f"{seen}: too coarse to tell whether above {most}; {advice}"
+    return "inconclusive", f"{seen}: too coarse to tell {allowed:.1%}; {advice}"
 
 
 def _words(ratios: Sequence[Ratio]) -> str:

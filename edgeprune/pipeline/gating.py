@@ -1,0 +1,196 @@
+"""``gate``: whether a candidate is worse than what was agreed, in one job.
+
+Counts and hashes are judged before anything runs, so that a damaged artifact is never
+started. A check that cannot be made is inconclusive and does not stop the others.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from edgeprune.errors import BundleError, MeasureError, UsageError
+from edgeprune.pipeline.gate_checks import (
+    accuracy_check,
+    case,
+    latency_check,
+    peak_of,
+)
+from edgeprune.pipeline.gate_records import gate_record, is_record
+from edgeprune.pipeline.gate_settings import GateSettings
+from edgeprune.pipeline.gate_subjects import (
+    Job,
+    Tried,
+    bundle_findings,
+    check_pair,
+    guarded,
+    one_line,
+    open_job,
+    open_judged,
+    tried,
+)
+from edgeprune.pipeline.gate_update import changes, write_update
+from edgeprune.pipeline.subjects import Opened
+from edgeprune.pipeline.timestamps import now
+from edgeprune.progress import Reporter, Silent
+from edgeprune_benchmarks.baseline import Baseline, Tolerances, baseline_of, read_baseline
+from edgeprune_benchmarks.formats import INTEGRITY, NOTE, PASSED, Finding
+from edgeprune_benchmarks.gate_counts import count_findings, memory_finding
+from edgeprune_benchmarks.gate_report import GateReport, Timing, make_report
+
+CANDIDATE: Final = "candidate"
+AGAINST: Final = "baseline"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judged:
+    """What came out of a gate."""
+
+    findings: list[Finding]
+    timing: Timing | None = None
+
+
+def gate(settings: GateSettings, *, reporter: Reporter | None = None) -> GateReport:
+    """Judge a candidate: a bundle, a file that a runtime loads, or a stored record.
+
+    Raises:
+        UsageError: there is nothing to judge by, or options that do not fit.
+    """
+    reporter = reporter or Silent()
+    if is_record(settings.candidate):
+        judged = _Judged(findings=gate_record(settings))
+    elif settings.baseline is None and settings.against is None:
+        raise UsageError("give what to judge by: --baseline FILE, --against BUNDLE|FILE, or both")
+    else:
+        judged = _gate_artifact(settings, reporter)
+    return make_report(
+        judged.findings,
+        candidate=settings.candidate.name,
+        created=now(),
+        accept=settings.accept_inconclusive,
+        timing=judged.timing,
+    )
+
+
+def _gate_artifact(settings: GateSettings, reporter: Reporter) -> _Judged:
+    stored = None
+    if settings.baseline is not None and not (settings.update and not settings.baseline.exists()):
+        stored = _read(settings, reporter)
+    reporter.stage(f"Read {settings.candidate.name}")
+    try:
+        findings = list(bundle_findings(settings.candidate))
+        if any(each.status == INTEGRITY for each in findings):
+            return _Judged(findings=findings)
+        candidate = open_judged(settings.candidate, settings, CANDIDATE)
+        tolerances = settings.tolerances(stored.tolerances if stored else Tolerances())
+        counted = baseline_of(candidate.subject, tolerances)
+    except (BundleError, MeasureError) as error:  # of files that cannot be read as they are
+        damaged = Finding(
+            name="files",
+            group=settings.candidate.name,
+            status=INTEGRITY,
+            message=one_line(error),
+        )
+        return _Judged(findings=[damaged])
+    if settings.update:
+        with ExitStack() as stack:
+            job = open_job(settings, candidate, stack, reporter)
+            fresh = write_update(job, candidate, counted)
+        return _Judged(findings=list(changes(settings.candidate.name, stored, fresh)))
+    if stored is not None:
+        findings += count_findings(stored, counted, tolerances=tolerances, exact=settings.exact)
+    if stored is None or _runs(settings, stored):
+        ran = _run(settings, candidate, stored, tolerances, reporter)
+        return _Judged(findings=findings + ran.findings, timing=ran.timing)
+    return _Judged(findings=findings)
+
+
+def _read(settings: GateSettings, reporter: Reporter) -> Baseline | None:
+    """Read the baseline; one that cannot be read may be written over."""
+    assert settings.baseline is not None  # noqa: S101 - as the caller asked
+    try:
+        return read_baseline(settings.baseline)
+    except UsageError as error:
+        if not settings.update:
+            raise
+        reporter.say(f"written anew: {error}")
+        return None
+
+
+def _runs(settings: GateSettings, stored: Baseline) -> bool:
+    """Say whether anything is to be judged that takes a run."""
+    wanted = (settings.against, settings.data, stored.peak, stored.decided)
+    return any(each is not None for each in wanted)
+
+
+def _run(
+    settings: GateSettings,
+    opened: Opened,
+    stored: Baseline | None,
+    tolerances: Tolerances,
+    reporter: Reporter,
+) -> _Judged:
+    """Make the checks that run artifacts."""
+    with ExitStack() as stack:
+        job = open_job(settings, opened, stack, reporter)
+        loaded: list[Tried] = []
+
+        def start() -> Iterator[Finding]:
+            loaded.append(tried(opened, job))
+            runs = f"{opened.name} loads and gives {loaded[0].probe.classes} logits"
+            yield Finding(name="runs", group=CANDIDATE, status=PASSED, message=runs)
+
+        findings = guarded("runs", CANDIDATE, start)
+        if not loaded:
+            return _Judged(findings=findings)
+        candidate = loaded[0]
+        if stored is not None:
+            findings += guarded(
+                "peak memory",
+                case(job, candidate),
+                lambda: [_memory(job, candidate, stored, tolerances)],
+            )
+        other, timed, timing = _timed(job, candidate)
+        findings += timed
+        findings += _judged_accuracy(job, candidate, other, stored)
+        return _Judged(findings=findings, timing=timing)
+
+
+def _memory(job: Job, candidate: Tried, stored: Baseline, tolerances: Tolerances) -> Finding:
+    return memory_finding(
+        stored.peak,
+        peak_of(job, candidate) if stored.peak else None,
+        tolerance=tolerances.memory,
+        cross_machine=job.settings.cross_machine,
+        group=case(job, candidate),
+    )
+
+
+def _timed(job: Job, candidate: Tried) -> tuple[Tried | None, list[Finding], Timing | None]:
+    """Open what the candidate is held against, and judge its time."""
+    path = job.settings.against
+    if path is None:
+        return None, [], None
+    found: list[Tried] = []
+    timing: list[Timing] = []
+
+    def check() -> Iterator[Finding]:
+        found.append(tried(open_judged(path, job.settings, AGAINST), job))
+        check_pair(candidate, found[0])
+        finding, measured = latency_check(job, candidate, found[0])
+        timing.append(measured)
+        yield finding
+
+    findings = guarded("latency", case(job, candidate), check)
+    return found[0] if found else None, findings, timing[0] if timing else None
+
+
+def _judged_accuracy(
+    job: Job, candidate: Tried, other: Tried | None, stored: Baseline | None
+) -> list[Finding]:
+    if job.settings.data is not None:
+        return guarded("accuracy", CANDIDATE, lambda: accuracy_check(job, candidate, other, stored))
+    if stored is not None and stored.decided is not None:
+        message = "not judged, though the baseline could: give --data PATH"
+        return [Finding(name="accuracy", group=CANDIDATE, status=NOTE, message=message)]
+    return []
