@@ -5,6 +5,8 @@ other end of a network changes nothing else. Invariant: a host's name appears in
 messages only, never in what is measured.
 """
 
+import os
+import re
 import shutil
 import sys
 import tempfile
@@ -13,12 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from edgeprune.errors import MeasureError, UsageError
+from edgeprune.errors import UsageError
 from edgeprune.files import replacing
+from edgeprune.progress import Reporter
 from edgeprune_benchmarks.commands import Called, run
 from edgeprune_benchmarks.process import RUNNER, RunnerProcess
+from edgeprune_benchmarks.sending import files_under
+from edgeprune_benchmarks.ssh import SshHost
+from edgeprune_benchmarks.ssh_address import SCHEME, parse_address
 
-__all__ = ["Called", "Host", "LocalHost", "open_host"]
+__all__ = ["Called", "Host", "LocalHost", "SshHost", "open_host"]
 
 
 class Host(Protocol):
@@ -42,7 +48,8 @@ class Host(Protocol):
         """Make files available there, under their names relative to ``folder``.
 
         Returns the folder there; names below it are separated by ``/``. What is not
-        to be kept, as images of patients, is gone after ``close``.
+        to be kept, as images of patients, is gone after ``close``, or once other files
+        of the same names are given so.
         """
         ...
 
@@ -94,7 +101,7 @@ class LocalHost:
     def give(self, folder: Path, files: Sequence[Path], *, keep: bool = True) -> str:
         """Return the folder itself; ``MeasureError`` when a file is not there."""
         del keep  # nothing is copied
-        check_files(folder, files)
+        files_under(folder, files)
         return str(folder.resolve())
 
     def scratch(self) -> str:
@@ -130,21 +137,21 @@ class LocalHost:
         self.close()
 
 
-def check_files(folder: Path, files: Sequence[Path]) -> None:
-    """Raise ``MeasureError`` for a file that is not there, or not in the folder."""
-    for path in files:
-        if not path.is_file():
-            raise MeasureError(f"there is no file {path}")
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise MeasureError(f"{path} does not lie in {folder}")
-
-
-def open_host(device: str) -> tuple[Host, str]:
+def open_host(
+    device: str, *, reporter: Reporter | None = None, config: Path | None = None
+) -> tuple[Host, str]:
     """Return the host that ``device`` names, and what that host calls the device.
 
-    ``cpu`` and ``cuda:N`` are of this machine.
+    ``cpu`` and ``cuda:N`` are of this machine, ``ssh://[user@]host[:port][/cuda:N]`` is
+    another one, reached by the user's configuration of ``ssh`` or by the one named, here
+    or in ``EDGEPRUNE_SSH_CONFIG``. Raises ``UsageError`` for anything else.
     """
-    if device == "cpu" or (device.startswith("cuda:") and device[5:].isdecimal()):
+    if device.startswith(SCHEME):
+        address, there = parse_address(device)
+        named = config or os.environ.get("EDGEPRUNE_SSH_CONFIG")
+        return SshHost(address, config=Path(named) if named else None, reporter=reporter), there
+    if device == "cpu" or re.fullmatch(r"cuda:\d+", device):
         return LocalHost(), device
+    shown = device.rpartition("@")[2]  # what stands before it may be a password
     known = "cpu, cuda:0, or ssh://user@host for another machine"
-    raise UsageError(f"there is no device {device!r}: use {known}")
+    raise UsageError(f"there is no device {shown!r}: use {known}")
