@@ -18,7 +18,7 @@ from edgeprune_benchmarks.machine import Conditions, Machine
 
 LEAST: Final = {
     **{"threads": 1, "batch": 1, "rounds": 2, "blocks": 1, "block_inferences": 1},
-    **{"block_seconds": 0, "idle_seconds": 0},
+    **{"block_seconds": 0, "idle_seconds": 0, "settle_seconds": 0},
 }
 
 
@@ -80,10 +80,10 @@ class MeasureSettings:
     blocks: int = 8  # of each subject in a round
     block_seconds: float = 0.25  # working and idle together
     block_inferences: int = 5  # at least, however long they take
+    settle_seconds: float = 0.03  # of a block, before its times count
     idle_seconds: float = 0.0  # before every inference, as between the patients of a clinic
     warmup_seconds: float = 0.5  # of one warm-up block; two in a row have to agree
     warmup_limit: float = 10.0
-    load_together: bool = False  # rounds are shorter, and load times then say nothing
     timeout: float = 120.0  # seconds for any command, on top of what it is asked to run
 
     def __post_init__(self) -> None:
@@ -109,10 +109,10 @@ class MeasureSettings:
             batch=batch,
             rounds=8,
             blocks=4,
-            block_seconds=0.06,
-            warmup_seconds=0.08,
-            warmup_limit=0.3,
-            load_together=True,
+            block_seconds=0.05,
+            settle_seconds=0.015,
+            warmup_seconds=0.05,
+            warmup_limit=0.15,
         )
 
 
@@ -138,7 +138,6 @@ class Run:
 
     import_ns: int
     load_ns: int
-    load_alone: bool = True  # whether the other subject's process waited meanwhile
     first_ns: int  # the first inference, before any warm-up
     steady: bool  # whether the warm-up ended because two blocks agreed
     warmup_ns: tuple[float, ...]  # medians of the warm-up blocks
@@ -186,10 +185,9 @@ class Measurement:
         return max((n for run in self.runs if (n := run.gpu_bytes) is not None), default=None)
 
     @property
-    def load_ms(self) -> float | None:
+    def load_ms(self) -> float:
         """Median time to load the artifact, its files in the page cache, the import left out."""
-        alone = [run.load_ns for run in self.runs if run.load_alone]
-        return median(alone) / 1e6 if alone else None
+        return median(run.load_ns for run in self.runs) / 1e6
 
     @property
     def first_ms(self) -> float:

@@ -1,8 +1,9 @@
 """One round: a fresh process for each subject, warmed up, then blocks in turns.
 
-Processes start together; after that, while one works the other waits, unless the
-settings let them load together. Invariant: what was loaded is byte for byte what
-the round before had loaded.
+Processes start together; after that, while one works the other waits. They load in
+turns, too: on the CPU that both are kept to, loading together would save nothing, and
+load times would say nothing. Invariant: what was loaded is byte for byte what was
+given.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from edgeprune_benchmarks.measurement import Measurement, MeasureSettings, Run, 
 from edgeprune_benchmarks.metering import Meter
 from edgeprune_benchmarks.process import Answer, RunnerProcess
 
+RESTLESS: Final = 0.25  # share of runs; what a few drift by, blocks in turns cancel
 WARM: Final = 10  # inferences that a warm-up takes at least
 
 
@@ -87,17 +89,12 @@ def load(
     batch: int | None,
 ) -> dict[str, Answer]:
     """Load an artifact in each runner, and check that it is the one that was placed."""
-    if settings.load_together:
-        for key, runner in runners.items():
-            runner.send("load", **_how(placed[key], settings, batch))
-        answers = {key: runner.answer(settings.timeout) for key, runner in runners.items()}
-    else:
-        for runner in runners.values():
-            runner.ask("state", settings.timeout)  # its own start is over then
-        answers = {
-            key: runner.ask("load", settings.timeout, **_how(placed[key], settings, batch))
-            for key, runner in runners.items()
-        }
+    for runner in runners.values():
+        runner.ask("state", settings.timeout)  # its own start is over then
+    answers = {
+        key: runner.ask("load", settings.timeout, **_how(placed[key], settings, batch))
+        for key, runner in runners.items()
+    }
     for key, answer in answers.items():
         files = understood(Loaded, answer).files
         known = {name: digest for name, digest in placed[key].hashes.items() if name in files}
@@ -130,8 +127,7 @@ def run_round(
         after = [runner.ask("state", settings.timeout) for runner in runners.values()]
         peaks = {key: runner.ask("memory", settings.timeout) for key, runner in runners.items()}
         info = runners[first].ask("info", settings.timeout)
-    alone = {"load_alone": not settings.load_together}
-    runs = {k: _run({**loaded[k], **warm[k], **peaks[k], **alone}, blocks[k]) for k in runners}
+    runs = {k: _run({**loaded[k], **warm[k], **peaks[k]}, blocks[k]) for k in runners}
     energies = {key: meter.energy(rest) for key, meter in meters.items()}
     return Round(
         runs={
@@ -172,9 +168,15 @@ def _warm_up(runner: RunnerProcess, images: str, settings: MeasureSettings) -> A
 
 def _block(runner: RunnerProcess, settings: MeasureSettings) -> Answer:
     seconds, inferences = settings.block_seconds, settings.block_inferences
-    idle = settings.idle_seconds
-    timeout = settings.timeout + max(seconds, inferences * idle)
-    return runner.ask("block", timeout, seconds=seconds, iterations=inferences, idle=idle)
+    settle, idle = settings.settle_seconds, settings.idle_seconds
+    return runner.ask(
+        "block",
+        settings.timeout + settle + max(seconds, inferences * idle),
+        seconds=seconds,
+        iterations=inferences,
+        settle=settle,
+        idle=idle,
+    )
 
 
 def _run(answers: Answer, blocks: Sequence[Answer]) -> Run:
@@ -219,7 +221,7 @@ def doubts(measured: Iterable[Measurement], settings: MeasureSettings) -> Iterat
     """Say where a runtime did not do what it was told, or never came to rest."""
     for subject in measured:
         restless = sum(not run.steady for run in subject.runs)
-        if restless:
+        if restless > RESTLESS * len(subject.runs):
             runs = f"{restless} of {len(subject.runs)} runs"
             yield f"{subject.name} was not steady after its warm-up in {runs}"
         types = {name for run in subject.runs for name in run.precision.split("+")}

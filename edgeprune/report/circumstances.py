@@ -49,15 +49,10 @@ def _how(comparison: Document) -> Iterator[Fact]:
 
 def _beside(comparison: Document) -> Iterator[Fact]:
     """Yield what a process takes before it is in its stride, and what it takes but time."""
-    alone = [run for run in _runs(comparison) if run.flag("load_alone") is not False]
-    if alone:
-        yield "Time to load", _both(comparison, _load_ns, _milliseconds)
-    yield (
-        "First inference",
-        _both(comparison, lambda r: r.number("first_ns"), _milliseconds),
-    )
+    for label, key in (("Time to load", "load_ns"), ("First inference", "first_ns")):
+        yield label, _both(comparison, _numbered(key), _milliseconds)
     if any(run.number("gpu_bytes") is not None for run in _runs(comparison)):
-        yield "GPU memory", _both(comparison, lambda r: r.number("gpu_bytes"), formats.size)
+        yield "GPU memory", _both(comparison, _numbered("gpu_bytes"), formats.size)
     energy = _both(comparison, _joules, formats.joules)
     reasons = {run.text("energy_reason") or "" for run in _runs(comparison)} - {""}
     yield "Energy of an inference", "; ".join((energy, *sorted(reasons)))
@@ -89,12 +84,12 @@ def _runs(comparison: Document) -> Iterator[Document]:
         yield from comparison.each(side, "runs")
 
 
+def _numbered(key: str) -> Callable[[Document], float | None]:
+    return lambda run: run.number(key)
+
+
 def _milliseconds(nanoseconds: float) -> str:
     return formats.milliseconds(nanoseconds / 1e6)
-
-
-def _load_ns(run: Document) -> float | None:
-    return None if run.flag("load_alone") is False else run.number("load_ns")
 
 
 def _joules(run: Document) -> float | None:

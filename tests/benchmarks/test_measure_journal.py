@@ -27,7 +27,6 @@ BRIEF = MeasureSettings(
     block_seconds=0.01,
     warmup_seconds=0.02,
     warmup_limit=0.2,
-    load_together=True,
     timeout=60.0,
 )
 

@@ -73,7 +73,6 @@ def _measurement(name: str, median_ms: float, rng: np.random.Generator) -> Json:
             "steady": True,
             "warmup_ns": [median_ms * 1e6],
             "blocks_ns": [block() for _ in range(4)],
-            "load_alone": True,
             "peak_bytes": 10**8,
             "peak_reason": None,
             "gpu_bytes": None,
