@@ -31,10 +31,10 @@ import time
 import traceback
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import import_module, metadata
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import (
     IO,
@@ -48,6 +48,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Union,
 )
 
 if __name__ == "__main__":  # a statistics.py beside this file must not hide Python's own
@@ -112,9 +113,13 @@ Started = Tuple[Callable[[], float], str]  # joules since now, and what is count
 class RunnerError(Exception):
     """Something that the one who asked can mend; the message says how."""
 
+    code = 1  # exit codes are those of edgeprune
+
 
 # ------------------------------------------------------------------ images
 
+BUNDLE, FORMAT = "bundle.json", ("edgeprune-bundle", 1)
+PICTURES = (*(".png", ".bmp", ".pgm", ".ppm", ".npy"), *(".jpg", ".jpeg", ".tif", ".tiff", ".webp"))
 MAX_PIXELS = (1 << 30) // 12  # of a picture: as many as Pillow takes without a warning
 MAX_BYTES = 1 << 30  # of its file
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -1397,7 +1402,7 @@ def machine(gpu: Optional[Gpu] = None, root: str = "/") -> Answer:
 
 def installed() -> Dict[str, str]:
     """Versions of the runtimes that are installed, none of which is imported."""
-    versions = {}
+    versions, metadata = {}, import_module("importlib.metadata")  # 4 MB that measuring is spared
     for name in RUNTIMES:
         try:
             versions[name] = metadata.version(name)
@@ -2205,30 +2210,495 @@ def serve(commands: IO[str], answers: IO[str]) -> None:
             return
 
 
+# ------------------------------------------------------------------ bundle
+
+
+class DamagedError(RunnerError):
+    """A bundle that is not as it was made."""
+
+    code = 5
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The slim model of a bundle in one form; ``file`` is relative to the bundle."""
+
+    backend: str
+    precision: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What ``bundle.json`` says, as far as a device needs it."""
+
+    folder: Path
+    title: str
+    artifacts: Tuple[Artifact, ...]  # the one that the target is for first
+    classes: Tuple[str, ...]
+    multi_label: bool
+    bits: int  # of wide grey samples in training
+    steps: Dict[str, Answer]
+    files: Dict[str, Tuple[int, str]]  # bytes and SHA-256
+
+
+def open_bundle() -> Bundle:
+    """Read the bundle that this file lies in."""
+    folder = Path(__file__).resolve().parent
+    document = read_document(folder / BUNDLE)
+    if (document.get("format"), document.get("version")) != FORMAT:
+        text = "%s is %s version %s; this file reads %s version %s"
+        raise RunnerError(text % (BUNDLE, document.get("format"), document.get("version"), *FORMAT))
+    try:
+        target, data = document["target"], document["data"]
+        first = (target["runtime"], target["measured_in"])
+        made = [artifact_of(each) for each in document["artifacts"] if each["model"] == "slim"]
+        made.sort(key=lambda each: first.index(each.backend) if each.backend in first else 2)
+        seen = (document["source"]["name"], target["name"], document["created"])
+        return Bundle(
+            folder=folder,
+            title="%s for %s, made %s" % seen,
+            artifacts=tuple(made),
+            classes=tuple(data["classes"]),
+            multi_label=data["multi_label"],
+            bits=data["bits"],
+            steps=read_steps(document["preprocessing"]),
+            files={each["path"]: (each["bytes"], each["sha256"]) for each in document["files"]},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        text = "%s was made by another version of edgeprune (%s: %s)"
+        raise RunnerError(text % (BUNDLE, type(error).__name__, error)) from error
+
+
+def read_document(path: Path) -> Answer:
+    """Read one of a bundle's JSON documents."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunnerError("there is no %s beside %s" % (path.name, Path(__file__).name)) from error
+    except ValueError as error:
+        raise DamagedError("%s is damaged: %s" % (path.name, error)) from error
+    if not isinstance(document, dict):
+        raise DamagedError("%s is damaged: it holds no JSON object" % path.name)
+    return document
+
+
+def artifact_of(listed: Answer) -> Artifact:
+    """Return an artifact as the bundle lists it; of TensorRT, the engine that is built here."""
+    file = Path(listed["files"][0]["path"])
+    file = file.with_name("engine.plan") if listed["runtime"] == "tensorrt" else file
+    return Artifact(listed["runtime"], listed["precision"], file.as_posix())
+
+
+def lacking(bundle: Bundle, artifact: Artifact) -> Optional[str]:
+    """Say why an artifact cannot be run here, or None."""
+    if not find_spec(artifact.backend):
+        return "%s is not installed" % artifact.backend
+    if artifact.backend == "tensorrt" and not (bundle.folder / artifact.file).is_file():
+        return "its engine is not built yet: python3 run.py build"
+    return None
+
+
+def chosen(bundle: Bundle, backend: Optional[str]) -> Artifact:
+    """Return the best artifact that can be run here, whole; what was passed over is told."""
+    passed: List[str] = []
+    for artifact in bundle.artifacts:
+        reason = lacking(bundle, artifact)
+        if backend not in (None, artifact.backend):
+            reason = "--backend %s was asked for" % backend
+        if reason is None:
+            own = str(Path(artifact.file).parent)
+            faults = [f for name, f in damages(bundle) if str(Path(name).parent) == own]
+            if faults:
+                raise DamagedError("%s; copy the bundle again" % faults[0])
+            for text in passed if backend is None else ():
+                tell("not used: " + text)
+            return artifact
+        passed.append("%s: %s" % (artifact.file, reason))
+    raise RunnerError("no artifact of this bundle can be run here: %s" % "; ".join(passed))
+
+
+def damages(bundle: Bundle) -> Iterator[Tuple[str, str]]:
+    """Yield the names of files that are not those that ``bundle.json`` lists, and why."""
+    for name, (size, sha) in bundle.files.items():
+        path = bundle.folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            yield name, "%s would lie outside the bundle" % name
+        elif not path.is_file():
+            yield name, "%s is missing" % name
+        elif path.stat().st_size != size:
+            yield name, "%s has %d bytes, not %d" % (name, path.stat().st_size, size)
+        elif digest(path) != sha:
+            yield name, "%s is not the file that was listed: its SHA-256 differs" % name
+
+
+def tell(text: str) -> None:
+    """Say something that is no part of the answer."""
+    print("%s: %s" % (Path(sys.argv[0]).name, text), file=sys.stderr, flush=True)
+
+
 # ------------------------------------------------------------------ as a program
 
 
-def loading(options: argparse.Namespace) -> Answer:
-    """Pick the options that say how to load an artifact."""
-    return {name: getattr(options, name) for name in ("backend", "threads", "precision")}
+def predict(options: argparse.Namespace, out: IO[str]) -> int:
+    """Say what pictures show; one that cannot be read does not stop the others."""
+    if options.artifact:
+        return predict_arrays(options)
+    bundle = open_bundle()
+    artifact, runner = chosen(bundle, options.backend), Runner()
+    loaded = runner.load(str(bundle.folder / artifact.file), **loading(options, artifact))
+    words = (artifact.file, artifact.precision, artifact.backend, short(loaded["version"]))
+    rows = []
+    if not options.json:
+        tell("%s, %s, in %s %s" % words)
+    for row in predictions(bundle, runner, list(pictures(options.images)), options.batch or 1):
+        rows.append(row)
+        if not options.json:
+            print(prediction_line(row, bundle.multi_label), file=out, flush=True)
+    if options.json:
+        head = dict(zip(("artifact", "precision", "backend", "version"), words))
+        told = {**head, "classes": bundle.classes, "multi_label": bundle.multi_label}
+        write_json({**told, "images": rows}, out)
+    return int(any("error" in row for row in rows))
 
 
-def benchmark(options: argparse.Namespace) -> Answer:
-    """Load, warm up and time one artifact."""
-    runner = Runner()
-    report = runner.load(options.artifact, batch=options.batch, **loading(options))
-    report.update(runner.warmup(options.inputs, options.batch))
-    times = np.asarray(runner.block(options.seconds, 10)["ns"]) / 1e6
-    report.update(median_ms=float(np.median(times)), p90_ms=float(np.percentile(times, 90)))
-    report.update(inferences=len(times), **memory())
-    return report
-
-
-def predict(options: argparse.Namespace) -> Answer:
-    """Run an .npy of prepared images through an artifact."""
+def predict_arrays(options: argparse.Namespace) -> int:
+    """Write the logits of prepared images, without a bundle."""
+    if not (options.inputs and options.outputs) or options.images:
+        raise UsageError("--artifact goes with --inputs and --outputs, and without pictures")
     runner = Runner()
     runner.load(options.artifact, **loading(options))
-    return runner.predict(options.inputs, options.outputs, options.batch)
+    runner.predict(options.inputs, options.outputs, options.batch or 1)
+    return 0
+
+
+def loading(options: argparse.Namespace, artifact: Optional[Artifact] = None) -> Answer:
+    """Pick the options that say how to load an artifact."""
+    words = {name: getattr(options, name) for name in ("backend", "threads", "device")}
+    return {**words, "backend": artifact.backend if artifact else options.backend}
+
+
+def pictures(names: Sequence[str]) -> Iterator[Path]:
+    """Yield the files that are named, and the pictures of folders that are."""
+    for path in map(Path, names):
+        inside = sorted(path.rglob("*")) if path.is_dir() else []
+        found = [
+            each
+            for each in inside
+            if each.suffix.lower() in PICTURES
+            and not any(part.startswith(".") for part in each.relative_to(path).parts)
+        ]
+        yield from found or [path]
+
+
+def predictions(
+    bundle: Bundle, runner: Runner, paths: Sequence[Path], batch: int
+) -> Iterator[Answer]:
+    """Yield what each picture shows, or the error that it has."""
+    for start in range(0, len(paths), batch):
+        part = [prepared(path, bundle) for path in paths[start : start + batch]]
+        images = [image for image in part if not isinstance(image, str)]
+        logits = iter(runner.logits(np.stack(images), batch) if images else ())
+        for path, image in zip(paths[start:], part):
+            told = {"error": image} if isinstance(image, str) else findings(next(logits), bundle)
+            yield {"file": str(path), **told}
+
+
+def prepared(path: Path, bundle: Bundle) -> Union[np.ndarray, str]:
+    """Return a picture as the model wants it, float32 (C, H, W), or why there is none."""
+    if path.is_dir():
+        return "it is a folder without pictures"
+    try:
+        return normalized(fit(decode(path, bundle.bits), bundle.steps), bundle.steps)
+    except RunnerError as error:
+        return str(error)
+
+
+def findings(logits: np.ndarray, bundle: Bundle) -> Answer:
+    """Return what logits (K,) say: the class, or all findings above one half."""
+    if len(logits) != len(bundle.classes):
+        seen = (len(logits), len(bundle.classes))
+        raise DamagedError("the artifact gives %d logits for the bundle's %d classes" % seen)
+    values = logits.astype(np.float64)
+    if not np.isfinite(values).all():
+        return {"error": "the model gives no finite numbers for it"}
+    if bundle.multi_label:
+        shares = 0.5 * (1.0 + np.tanh(0.5 * values))  # the sigmoid, without overflow
+    else:
+        shares = np.exp(values - values.max())
+        shares /= shares.sum()
+    most = int(shares.argmax())
+    told: Answer = {"class": bundle.classes[most], "probability": float(shares[most])}
+    if bundle.multi_label:
+        above = [name for name, share in zip(bundle.classes, shares) if share > 0.5]
+        told = {"findings": above, "most": bundle.classes[most]}
+    chances = {name: float(share) for name, share in zip(bundle.classes, shares)}
+    return {**told, "probabilities": chances, "logits": [float(value) for value in logits]}
+
+
+def prediction_line(row: Answer, multi_label: bool) -> str:
+    """Say in one line what a picture shows."""
+    if "error" in row:
+        text = "cannot be used: %s" % row["error"]
+    elif not multi_label:
+        text = "%s %.3f" % (row["class"], row["probability"])
+    else:
+        chances = row["probabilities"]
+        found = sorted(row["findings"], key=chances.__getitem__, reverse=True)
+        text = ", ".join("%s %.3f" % (name, chances[name]) for name in found)
+        text = text or "no finding above one half; most: %s %.3f" % (
+            row["most"],
+            chances[row["most"]],
+        )
+    return printable("%s: %s" % (row["file"], text))
+
+
+def short(version: str) -> str:
+    """Leave out what builds add to a version."""
+    return version.partition("-")[0]
+
+
+def printable(text: str) -> str:
+    """Replace what could steer a terminal: names of files and classes are others'."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def selftest(options: argparse.Namespace, out: IO[str]) -> int:
+    """Check files, preprocessing and every artifact that can be run; 5 if anything is wrong."""
+    rows = []
+    for row in selftests(open_bundle()):
+        rows.append(row)
+        if not options.json:
+            mark = {"pass": "ok", "fail": "FAIL", "note": "note"}.get(row["status"], "-")
+            line = printable("%-4s  %s: %s" % (mark, row["what"], row["detail"]))
+            print(line, file=out, flush=True)
+    found = [row["status"] for row in rows]
+    ran = any("measure" in row for row in rows)
+    code = 5 if "fail" in found else 0 if ran else 3
+    verdict = {
+        0: "this bundle works here as where it was made",
+        3: "nothing could be run here: install a runtime that the bundle is for",
+        5: "this bundle is not, or does not work, as it was made",
+    }[code]
+    if options.json:
+        write_json({"exit_code": code, "verdict": verdict, "checks": rows}, out)
+    else:
+        print(verdict, file=out)
+    return code
+
+
+def selftests(bundle: Bundle) -> Iterator[Answer]:
+    """Yield one check after another: what, pass, fail, skipped or note, and what was seen."""
+    damaged = dict(damages(bundle))
+    for name, fault in damaged.items():
+        yield {"what": name, "status": "fail", "detail": fault}
+    if not damaged:
+        text = "%d files have the size and SHA-256 of %s" % (len(bundle.files), BUNDLE)
+        yield {"what": "files", "status": "pass", "detail": text}
+    for path in sorted(bundle.folder.rglob("*")):
+        name = path.relative_to(bundle.folder).as_posix()
+        if path.is_file() and name not in (*bundle.files, BUNDLE, "signature.json"):
+            yield {"what": name, "status": "note", "detail": "not listed, so not checked"}
+    golden = sorted(name for name in damaged if name.startswith("golden/"))
+    if golden:
+        yield {"what": "golden", "status": "fail", "detail": "%s cannot be used" % golden[0]}
+        return
+    yield preprocessing_test(bundle)
+    for artifact in bundle.artifacts:
+        own = str(Path(artifact.file).parent)
+        reason = lacking(bundle, artifact)
+        if any(str(Path(name).parent) == own for name in damaged):
+            told: Answer = {"status": "fail", "detail": "not run, since a file of it is damaged"}
+        elif reason:
+            told = {"status": "skipped", "detail": "not run: " + reason}
+        else:
+            told = artifact_test(bundle, artifact)
+        yield {"what": artifact.file, **told}
+
+
+def preprocessing_test(bundle: Bundle) -> Answer:
+    """Prepare the golden picture here, and compare with what training made of it."""
+    place, told = bundle.folder / "golden", {"what": "preprocessing", "status": "fail"}
+    try:
+        pixels = fit(decode(place / "picture.png"), bundle.steps)
+        wanted = np.load(str(place / "pixels.npy"), allow_pickle=False)
+        image = read_images(str(place / "inputs.npy"))[golden_of(bundle)["picture"]]
+    except RunnerError as error:
+        return {**told, "detail": "golden/picture.png: %s" % error}
+    if pixels.shape != wanted.shape:
+        return {**told, "detail": "pixels %s, not %s" % (pixels.shape, wanted.shape)}
+    levels = int(np.abs(pixels.astype(int) - wanted).max())
+    ready = float(np.abs(normalized(wanted, bundle.steps) - image).max())
+    text = "golden/picture.png is prepared to %d grey levels and %.0e of the model's input"
+    status = "pass" if levels <= 1 and ready <= 1e-5 else "fail"
+    return {**told, "status": status, "detail": text % (levels, ready), "levels": levels}
+
+
+def golden_of(bundle: Bundle) -> Answer:
+    """Read what the golden files are."""
+    golden = read_document(bundle.folder / "golden" / "golden.json")
+    if not {"limits", "picture"} <= set(golden):
+        raise RunnerError("golden.json was made by another version of edgeprune")
+    return golden
+
+
+def artifact_test(bundle: Bundle, artifact: Artifact) -> Answer:
+    """Run the golden inputs, and compare with the model's own logits as its proof did."""
+    place, runner = bundle.folder / "golden", Runner()
+    limits = golden_of(bundle)["limits"]
+    folder = str(Path(artifact.file).parent)
+    limit = next(limits[name] for name in limits if str(Path(name).parent) == folder)
+    try:
+        loaded = runner.load(str(bundle.folder / artifact.file), backend=artifact.backend)
+        found = runner.logits(read_images(str(place / "inputs.npy")))
+    except RunnerError as error:
+        return {"status": "fail", "detail": str(error)}
+    wanted = np.load(str(place / "outputs.npy"), allow_pickle=False)
+    if found.shape != wanted.shape:
+        return {"status": "fail", "detail": "logits %s, not %s" % (found.shape, wanted.shape)}
+    far = distance(found, wanted, limit["measure"])
+    same = found > 0 if bundle.multi_label else found.argmax(1)
+    agreement = float((same == (wanted > 0 if bundle.multi_label else wanted.argmax(1))).mean())
+    words = {"max_rel": "of the largest logit", "noise": "of what images change in the logits"}
+    text = "%s in %s, %.1e %s from the model (%.1e is allowed); %.0f %% of its calls are the same"
+    name = "%s %s" % (artifact.backend, short(loaded["version"]))
+    seen = (artifact.precision, name, far, words[limit["measure"]], limit["tolerance"])
+    return {
+        "status": "pass" if far <= limit["tolerance"] else "fail",
+        "detail": text % (*seen, 100 * agreement),
+        "error": far if np.isfinite(far) else None,
+        "tolerance": limit["tolerance"],
+        "measure": limit["measure"],
+        "agreement": agreement,
+    }
+
+
+def distance(found: np.ndarray, wanted: np.ndarray, measure: str) -> float:
+    """Return how far logits (N, K) are from those wanted; what is not finite is infinitely far.
+
+    ``noise`` is relative to what images change in the logits, if they change them at all.
+    """
+    apart = np.abs(found.astype(np.float64) - wanted)
+    apart[~np.isfinite(apart)] = np.inf
+    largest = max(float(np.abs(wanted).max()), 1e-12)
+    spread_ = float(np.sqrt(np.square(wanted - wanted.mean(0), dtype=np.float64).mean()))
+    if measure == "noise" and spread_ > 1e-4 * largest:
+        return float(np.sqrt(np.square(apart).mean())) / spread_
+    return float(apart.max()) / largest
+
+
+def benchmark(options: argparse.Namespace, out: IO[str]) -> int:
+    """Load, warm up and time an artifact: the one that is named, or the bundle's best."""
+    path, inputs, artifact, runner = options.artifact, options.inputs, None, Runner()
+    if path is None:
+        bundle = open_bundle()
+        artifact = chosen(bundle, options.backend)
+        path = str(bundle.folder / artifact.file)
+        inputs = inputs or str(bundle.folder / "golden" / "inputs.npy")
+    words = {name: getattr(options, name) for name in ("cpus", "precision", "cuda_graph")}
+    loaded = runner.load(path, batch=options.batch or 1, **words, **loading(options, artifact))
+    batch = options.batch or runner.limits()[0]
+    warm = runner.warmup(inputs, batch, idle=options.idle)
+    before, energy = state(runner.gpu), runner.energy()
+    times = np.array(runner.block(options.seconds, 10, idle=options.idle)["ns"]) / 1e6
+    used, after = runner.energy(), state(runner.gpu)
+    spent = None if used["joules"] is None else used["joules"] - (energy["joules"] or 0.0)
+    shares = zip((50, 90, 99), np.percentile(times, (50, 90, 99)).tolist())
+    report = {
+        "artifact": artifact.file if artifact else Path(path).name,
+        **loaded,
+        "inputs": Path(inputs).name if inputs else None,
+        "batch": batch,
+        "idle_s": options.idle,
+        **warm,
+        "inferences": len(times),
+        **{"p%d_ms" % n: time_ if n < 99 or len(times) >= 1000 else None for n, time_ in shares},
+        **memory(runner.gpu),
+        "energy": {**used, "joules": None if spent is None else spent / len(times)},
+        "remarks": ([] if warm["steady"] else ["the warm-up did not settle"]) + remarks(before, after),
+    }
+    if options.json:
+        write_json(report, out)
+    else:
+        print("\n".join(benchmark_lines(report)), file=out)
+    return 0
+
+
+def remarks(before: Answer, after: Answer) -> List[str]:
+    """Say what makes a measurement between two states doubtful, if anything."""
+    found, ticks = [], (after["ticks"] or 0) - (before["ticks"] or 0)
+    if ticks > 0:
+        own = (after["process_s"] - before["process_s"]) / after["tick_s"]
+        others = (after["busy_ticks"] - before["busy_ticks"] - own) / ticks
+        steal = (after["steal_ticks"] - before["steal_ticks"]) / ticks
+        if others > 0.1:
+            found.append("other processes used %.0f %% of the CPU time" % (100 * others))
+        if steal > 0.01:
+            found.append("the hypervisor took %.1f %% of the CPU time" % (100 * steal))
+    if after["throttled"] > before["throttled"]:
+        found.append("the CPU was throttled")
+    return found + ["the device was slowed down: " + why for why in sorted({*after["slowed"]})]
+
+
+def benchmark_lines(report: Answer) -> List[str]:
+    """Lay a report out for people."""
+    size = "×".join(str(n or "any") for n in report["shape"][1:])
+    far, joules = report["p99_ms"], report["energy"]["joules"]
+    gpu, many = report["gpu_bytes"], report["inferences"]
+    rows = (
+        ("artifact", report["artifact"]),
+        ("runtime", "%s %s" % (report["backend"], short(report["version"]))),
+        ("precision", report["precision"]),
+        ("runs on", "%s, threads: %s" % (report["device"], report["threads"] or "none")),
+        ("input", "%d × %s, %s" % (report["batch"], size, report["inputs"] or "noise")),
+        ("load", "%.3f s, import %.3f s" % (report["load_ns"] / 1e9, report["import_ns"] / 1e9)),
+        ("first", "%.3f ms" % (report["first_ns"] / 1e6)),
+        ("p50", "%.3f ms" % report["p50_ms"]),
+        ("p90", "%.3f ms" % report["p90_ms"]),
+        ("p99", "%.3f ms" % far if far else "not told: it takes 1,000 inferences"),
+        ("n", "%d inferences" % many),
+        ("memory", "%.1f MB at most" % ((report["peak_bytes"] or 0) / 1e6)),
+        ("GPU memory", "%.1f MB" % (gpu / 1e6) if gpu else None),
+        ("energy", "%.4g mJ an inference, %s" % (1e3 * joules, report["energy"]["reason"]))
+        if joules is not None
+        else ("energy", "not known: %s" % report["energy"]["reason"]),
+        *(("doubtful", text) for text in report["remarks"]),
+    )
+    return [printable("%-10s  %s" % row) for row in rows if row[1]]
+
+
+def info(options: argparse.Namespace, out: IO[str]) -> int:
+    """Say what this device is, and what of the bundle can be run on it."""
+    report: Answer = {"machine": machine(), "bundle": None}
+    if (Path(__file__).resolve().parent / BUNDLE).is_file():
+        bundle = open_bundle()
+        report["bundle"] = {
+            "title": bundle.title,
+            "classes": bundle.classes,
+            "artifacts": [
+                {**asdict(each), "lacking": lacking(bundle, each)} for each in bundle.artifacts
+            ],
+        }
+    if options.json:
+        write_json(report, out)
+        return 0
+    rows = [(name.replace("_", " "), plainly(value)) for name, value in report["machine"].items()]
+    if report["bundle"]:
+        rows.append(("bundle", report["bundle"]["title"]))
+    for each in (report["bundle"] or {}).get("artifacts", ()):
+        words = (each["file"], each["precision"], each["lacking"] or "runs in " + each["backend"])
+        rows.append(("artifact", "%s, %s: %s" % words))
+    for row in rows:
+        if row[1]:
+            print(printable("%-20s  %s" % row), file=out)
+    return 0
+
+
+def plainly(value: Any) -> str:  # noqa: ANN401  a JSON value
+    """Write a value of the machine's description; nothing where it is not known."""
+    if isinstance(value, dict):
+        return ", ".join("%s %s" % pair for pair in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def build(rest: List[str]) -> int:
@@ -2240,55 +2710,137 @@ def build(rest: List[str]) -> int:
     return max(subprocess.call(command) for command in commands)
 
 
+def write_json(document: Answer, out: IO[str]) -> None:
+    """Print one document."""
+    out.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+class UsageError(RunnerError):
+    """Options that do not go together."""
+
+    code = 2
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Read a length of time."""
+    if not 0.0 <= float(text) < float("inf"):
+        raise ValueError(text)
+    return float(text)
+
+
+def cpu_list(text: str) -> List[int]:
+    """Read the numbers of CPUs, as 2,3."""
+    return [int(number) for number in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        epilog="example: python device_runner.py benchmark model.onnx --threads 2 --seconds 5",
+        description="Run the model of the bundle that this file lies in, or any artifact, on "
+        "this device: Python 3.8, numpy and the artifact's runtime are all it needs.",
+        epilog="Each command has help of its own: %(prog)s predict --help",
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    verbs.add_parser("info", help="what this device is and which runtimes it has")
+
+    def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        usage = "example: %(prog)s " + example
+        return verbs.add_parser(name, help=text, description=text, epilog=usage)
+
+    shown = verb("predict", "say what pictures show", "scan.png more/ --json")
+    tried = verb("selftest", "check that the bundle is whole and works here", "")
+    timed = verb("benchmark", "time an artifact on this device", "--threads 2 --seconds 10")
+    about = verb("info", "say what this device is and what can be run on it", "--json")
+    add_predict(shown)
+    add_benchmark(timed)
+    for each in (shown, timed):
+        each.add_argument("--backend", choices=list(LOADERS), help="the runtime to use")
+        each.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+        each.add_argument("--batch", type=positive, help="images per inference (default 1)")
+        each.add_argument("--device", default="cpu", help="cpu (default), or a GPU: cuda:0")
+    for each in (shown, tried, timed, about):
+        each.add_argument("--json", action="store_true", help="print one JSON document")
+    text = "build the TensorRT engine of a bundle, and prove it; see build --help"
+    verbs.add_parser("build", add_help=False, help=text)  # the recipe's run.py has its own help
     verbs.add_parser("serve", help="answer JSON commands, one a line, on stdin and stdout")
-    verbs.add_parser(
-        "build",
-        add_help=False,  # the recipe's own run.py has help of its own
-        help="build the TensorRT engine of a bundle, and prove it; see build --help",
-    )
-    timed = verbs.add_parser("benchmark", help="time an artifact: .onnx, .xml (OpenVINO) or .pt2")
-    timed.add_argument("--seconds", type=float, default=5.0, help="time for so long (default 5)")
-    timed.add_argument("--inputs", metavar="NPY", help="images (N, C, H, W); noise if left out")
-    shown = verbs.add_parser("predict", help="write an artifact's outputs for an .npy of images")
-    for verb in (timed, shown):
-        verb.add_argument("artifact", help="the file to load, prepared for one runtime")
-        verb.add_argument("--backend", choices=list(LOADERS), help="default: by the file's suffix")
-        verb.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-        verb.add_argument("--batch", type=int, default=1, help="images per inference (default 1)")
-        verb.add_argument("--precision", default="f32", help="of OpenVINO: f32, bf16 or f16")
-    shown.add_argument("inputs", help=".npy, float32 (N, C, H, W), already preprocessed")
-    shown.add_argument("outputs", help=".npy to write, (N, K)")
     return top
 
 
-def main() -> int:
-    """Serve, or do one thing and print it as JSON."""
-    options, rest = parser().parse_known_args()
-    if rest and options.verb != "build":
-        parser().error("unrecognized arguments: %s" % " ".join(rest))
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # runtimes print from C++ too, past sys.stdout
+def add_predict(verb: argparse.ArgumentParser) -> None:
+    """Describe what is predicted: pictures, or arrays by a file of the user's choice."""
+    verb.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="*",
+        help="PNG, BMP, PGM, PPM, .npy (uint8), or a folder of such; JPEG, TIFF and WebP where "
+        "Pillow or OpenCV is installed. Pictures are prepared as the model's training did",
+    )
+    arrays = verb.add_argument_group("prepared arrays, without a bundle")
+    arrays.add_argument("--artifact", metavar="FILE", help="what to load: .onnx .xml .pt2 .plan")
+    arrays.add_argument("--inputs", metavar="NPY", help="prepared images, float32 (N, C, H, W)")
+    arrays.add_argument("--outputs", metavar="NPY", help="file to write the logits (N, K) to")
+
+
+def add_benchmark(verb: argparse.ArgumentParser) -> None:
+    """Describe what is timed, and how."""
+    text = "what to load: .onnx .xml .pt2 .plan (default: the bundle's artifact for this device)"
+    verb.add_argument("artifact", metavar="ARTIFACT", nargs="?", help=text)
+    text = "prepared images, float32 (N, C, H, W) (default: the bundle's golden inputs, or noise)"
+    verb.add_argument("--inputs", metavar="NPY", help=text)
+    text = "time for so long (default 5)"
+    verb.add_argument("--seconds", type=duration, default=5.0, metavar="S", help=text)
+    text = "rest before each inference, as between a clinic's images (default 0)"
+    verb.add_argument("--idle", type=duration, default=0.0, metavar="S", help=text)
+    verb.add_argument("--cpus", type=cpu_list, metavar="N,N", help="CPUs to keep to")
+    text = "of OpenVINO's arithmetic: f32 (default), bf16 or f16"
+    verb.add_argument("--precision", default="f32", help=text)
+    verb.add_argument("--cuda-graph", action="store_true", help="with torch on a GPU")
+
+
+def run(options: argparse.Namespace, rest: List[str], out: IO[str]) -> int:
+    """Carry out one command, and return its exit code."""
+    if options.verb == "build":
+        return build(rest)
     if options.verb == "serve":
-        serve(sys.stdin, answers)
+        serve(sys.stdin, out)
         return 0
-    verbs = {"benchmark": benchmark, "predict": predict}
-    try:
-        if options.verb == "build":
-            return build(rest)
-        report = verbs[options.verb](options) if options.verb in verbs else machine()
-    except RunnerError as error:
-        print("device_runner: %s" % error, file=sys.stderr)
-        return 1
-    print(json.dumps(report, indent=2), file=answers)
-    return 0
+    verbs = {"predict": predict, "selftest": selftest, "benchmark": benchmark, "info": info}
+    return verbs[options.verb](options, out)
+
+
+def main() -> int:
+    """Serve, or do one thing and print it; what the user can mend is one line and no traceback."""
+    top = parser()
+    options, rest = top.parse_known_args()
+    if rest and options.verb != "build":
+        top.error("unrecognized arguments: %s" % " ".join(rest))
+    if options.verb == "predict" and not (options.images or options.artifact):
+        top.error("predict: name pictures, or folders of them")
+    sys.dont_write_bytecode = True
+    with os.fdopen(os.dup(1), "w", errors="backslashreplace") as out:
+        os.dup2(2, 1)  # runtimes print from C++ too, past sys.stdout
+        try:
+            code = run(options, rest, out)
+            out.flush()
+        except RunnerError as error:
+            tell(printable(str(error)))
+            code = error.code
+        except BrokenPipeError:  # nobody reads on, as in a pipe to head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+            code = 141
+        except OSError as error:
+            tell("%s: %s" % (error.filename or "the system", error.strerror or error))
+            code = 1
+        except KeyboardInterrupt:
+            tell("stopped")
+            code = 130
+    return code
 
 
 if __name__ == "__main__":
