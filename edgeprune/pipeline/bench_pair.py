@@ -66,10 +66,10 @@ def open_pair(settings: BenchSettings, host: Host, device: str, reporter: Report
     target = load_target(settings.target) if settings.target else None
     runtime = settings.runtime or (target.runtime if target else None)
     opened = _distinct(_opened(settings, runtime))
-    names = list(dict.fromkeys(each.name for each in opened))
-    reporter.stage(f"Load {' and '.join(names)} on {host.name}")
     threads = settings.threads or (_threads(opened[0], target),)
     measure = settings.measure(threads=threads[0], batch=1, device=device)
+    names = list(dict.fromkeys(each.name for each in opened))
+    reporter.stage(f"Load {' and '.join(names)} on {host.name}")
     sides: list[Side] = []
     for each in opened:
         if sides and each is sides[0].opened:
