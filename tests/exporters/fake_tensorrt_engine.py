@@ -269,10 +269,11 @@ class Engine:
 
     def create_engine_inspector(self) -> Any:
         def tell(form: Any) -> str:
-            text = json.dumps(_information(self)).replace("\\u001e", "\x1e")  # as real ones do
+            batch = found.execution_context.own.shape[0] if found.execution_context else -1
+            text = json.dumps(_information(self, batch)).replace("\\u001e", "\x1e")  # as real ones
             return text if form.name == "JSON" else "one line"
 
-        found = SimpleNamespace(get_engine_information=tell)
+        found = SimpleNamespace(get_engine_information=tell, execution_context=None)
         return self.world.make("EngineInspector", found)
 
 
@@ -286,6 +287,7 @@ class Context:
         self.shape: tuple[int, ...] = ()
         self.addresses: dict[str, int] = {}
         self.work: Any = None
+        self.profiler: Any = None
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         declared = shape_of(self.engine.ends[name])
@@ -316,6 +318,8 @@ class Context:
             images = views[0][:, ::-1].copy() if "swap" in self.world.faults else views[0].copy()
             logits = self.session.run(None, {self.engine.names[0]: images})[0]
             views[1][...] = np.nan if "nan" in self.world.faults else logits
+            for number, layer in enumerate(_layers(self.engine) if self.profiler else [], 1):
+                self.profiler.report_layer_time(layer["Name"], number / 1000)
 
         self.work = ctypes.CFUNCTYPE(None)(work)  # kept alive until it has run
         self.world.cudart.fake_launch(self.work)
@@ -336,9 +340,9 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(size.dim_value if size.HasField("dim_value") else -1 for size in sizes)
 
 
-def _information(engine: Engine) -> dict[str, Any]:
+def _information(engine: Engine, batch: int) -> dict[str, Any]:
     """What the inspector tells, in the schema of the version."""
-    layers: list[Any] = _layers(engine)
+    layers: list[Any] = _layers(engine, batch)
     if not engine.header["detailed"] or "vague" in engine.world.faults:
         layers = [layer["Name"] for layer in layers]
     if engine.world.major < 11:
@@ -347,10 +351,11 @@ def _information(engine: Engine) -> dict[str, Any]:
     return {"Layers": layers, "I/O Tensors": ends}
 
 
-def _layers(engine: Engine) -> list[dict[str, Any]]:
+def _layers(engine: Engine, batch: int = -1) -> list[dict[str, Any]]:
     graph = onnx.shape_inference.infer_shapes(engine.model).graph
     codes = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input)}
     codes |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    shapes = {value.name: shape_of(value) for value in (*graph.value_info, *graph.output)}
     made = {name: node.op_type for node in graph.node for name in node.output}
     world, weak_half = engine.world, "FP16" in engine.header["flags"]
 
@@ -367,6 +372,8 @@ def _layers(engine: Engine) -> list[dict[str, Any]]:
         inputs = [{"Name": "", "Format/Datatype": SPELLED[world.major][each]} for each in kinds]
         layer = {"Name": node.name, "LayerType": LAYERS.get(node.op_type, node.op_type)}
         layer |= {"Inputs": inputs, "Metadata": f"[ONNX Layer: {node.name}]\x1e"}
+        sizes = [batch if size < 0 else size for size in shapes[node.output[0]]]
+        layer["Outputs"] = [{"Name": node.output[0], "Dimensions": sizes}]
         if node.op_type == "Conv" and world.major == 8:
             layer["Weights"] = {"Type": {"f32": "Float", "f16": "Half", "i8": "Int8"}[kinds[0]]}
         found.append((node.op_type, layer))
@@ -383,6 +390,7 @@ def _layers(engine: Engine) -> list[dict[str, Any]]:
 
 BEHIND: dict[str, Callable[..., Any]] = {
     "ILogger": lambda world: SimpleNamespace(log=lambda severity, msg: None),
+    "IProfiler": lambda world: SimpleNamespace(),
     "Builder": Builder,
     "OnnxParser": Parser,
     "Runtime": Runtime,
