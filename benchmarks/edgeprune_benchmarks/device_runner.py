@@ -2603,6 +2603,7 @@ def benchmark(options: argparse.Namespace, out: IO[str]) -> int:
     times = np.array(runner.block(options.seconds, 10, idle=options.idle)["ns"]) / 1e6
     used, after = runner.energy(), state(runner.gpu)
     spent = None if used["joules"] is None else used["joules"] - (energy["joules"] or 0.0)
+    unsettled = [] if warm["steady"] else ["the warm-up did not settle"]
     shares = zip((50, 90, 99), np.percentile(times, (50, 90, 99)).tolist())
     report = {
         "artifact": artifact.file if artifact else Path(path).name,
@@ -2615,7 +2616,7 @@ def benchmark(options: argparse.Namespace, out: IO[str]) -> int:
         **{"p%d_ms" % n: time_ if n < 99 or len(times) >= 1000 else None for n, time_ in shares},
         **memory(runner.gpu),
         "energy": {**used, "joules": None if spent is None else spent / len(times)},
-        "remarks": ([] if warm["steady"] else ["the warm-up did not settle"]) + remarks(before, after),
+        "remarks": [*unsettled, *remarks(before, after)],
     }
     if options.json:
         write_json(report, out)

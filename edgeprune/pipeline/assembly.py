@@ -1,5 +1,6 @@
 """The bundle: everything a run made, in one folder that appears when it is whole."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import edgeprune_benchmarks
-from edgeprune.bundle import change_record, write_golden, write_manifest
+from edgeprune.bundle import Golden, GoldenLimit, change_record, write_golden, write_manifest
 from edgeprune.capture import Captured
+from edgeprune.data.preprocessing import fit
 from edgeprune.files import sha256, write_json
 from edgeprune.pipeline.artifacts import Exported, key_of, measured_runtime
 from edgeprune.pipeline.context import Context, logits_of
 from edgeprune.pipeline.cutting import CutModel
 from edgeprune.pipeline.estimating import latency_estimate
+from edgeprune.pipeline.export_images import PARITY_IMAGES
 from edgeprune.pipeline.measuring import Measured
 from edgeprune.pipeline.training import Training
 from edgeprune.report import build_report
@@ -22,7 +25,7 @@ from edgeprune.targets import Target
 from edgeprune_benchmarks.codec import encode
 from edgeprune_benchmarks.record import write_record
 
-GOLDEN_IMAGES: Final = 4
+RECIPE: Final = "recipe.json"  # of a TensorRT engine, with limits of its own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,16 +97,40 @@ def _write_models(context: Context, made: Made, folder: Path) -> None:
     for artifact in made.exported.artifacts:
         if artifact["model"] == "slim":
             _copy_artifact(made.exported, artifact, folder / "artifacts")
+    write_golden(folder / "golden", _golden(context, made))
+
+
+def _golden(context: Context, made: Made) -> Golden:
+    """Choose the images that the artifacts were proven with, and the smallest as the picture."""
     test = context.data.test
-    chosen = context.spread(test, GOLDEN_IMAGES)
+    chosen = context.spread(test, PARITY_IMAGES)
     inputs = context.images(test, chosen)
-    ids = tuple(test.ids[index] for index in chosen)
-    tolerances = {
-        each["precision"]: each["proof"]["tolerance"]
-        for each in made.exported.artifacts
-        if each["model"] == "slim"
-    }
-    write_golden(folder / "golden", inputs, logits_of(made.slim, inputs), ids, tolerances)
+    picture = min(range(len(chosen)), key=lambda place: test.images[chosen[place]].size)
+    raw = test.images[chosen[picture]]
+    return Golden(
+        ids=tuple(test.ids[index] for index in chosen),
+        inputs=inputs,
+        outputs=logits_of(made.slim, inputs),
+        limits={
+            f"artifacts/{each['files'][0]}": _limit(made.exported, each)
+            for each in made.exported.artifacts
+            if each["model"] == "slim"
+        },
+        picture=picture,
+        raw=raw,
+        pixels=fit(raw, context.preprocessing),
+    )
+
+
+def _limit(exported: Exported, artifact: Mapping[str, Any]) -> GoldenLimit:
+    """Return the limit that an artifact's proof was held to, or that its engine will be."""
+    proof = artifact["proof"]
+    measure, tolerance = proof["measure"], proof["tolerance"]
+    recipe = exported.file(artifact).with_name(RECIPE)
+    if recipe.is_file():
+        golden = json.loads(recipe.read_text(encoding="utf-8"))["golden"]
+        measure, tolerance = "max_rel", golden["tolerance"]
+    return GoldenLimit(precision=artifact["precision"], measure=measure, tolerance=tolerance)
 
 
 def _copy_artifact(exported: Exported, artifact: Mapping[str, Any], place: Path) -> None:
@@ -133,6 +160,7 @@ def _manifest(context: Context, made: Made) -> dict[str, Any]:
             "name": data.name,
             "classes": list(data.classes),
             "multi_label": data.multi_label,
+            "bits": data.bits,
             "splits": {split.name: len(split) for split in data.splits},
             "notes": list(data.notes),
         },
@@ -163,6 +191,7 @@ def _listed(made: Made, artifact: Mapping[str, Any]) -> dict[str, Any]:
         {
             "path": f"artifacts/{name}" if inside else name,
             "bytes": (folder / name).stat().st_size,
+            "sha256": sha256(folder / name),
             "in_bundle": inside,
         }
         for name in artifact["files"]

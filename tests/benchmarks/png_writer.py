@@ -28,7 +28,7 @@ def write_png(
     extra: bytes = b"",
     pieces: int = 1,
 ) -> bytes:
-    """Encode samples (H, W, C), with the filters in turns and ``extra`` chunks before the pixels."""
+    """Encode samples (H, W, C), filters in turns, with ``extra`` chunks before the pixels."""
     height, width, channels = samples.shape
     assert channels == CHANNELS[colour]
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)

@@ -4,8 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from edgeprune.bundle import read_manifest, relist, write_golden, write_manifest
+from edgeprune.bundle import (
+    Golden,
+    GoldenLimit,
+    read_manifest,
+    relist,
+    write_golden,
+    write_manifest,
+)
 from edgeprune.errors import BundleError
 
 
@@ -66,11 +74,27 @@ def test_a_manifest_of_another_version_names_both(folder: Path) -> None:
         read_manifest(folder)
 
 
-def test_golden_files_hold_inputs_outputs_and_their_tolerance(tmp_path: Path) -> None:
-    inputs, outputs = torch.rand(2, 1, 4, 4), torch.rand(2, 3)
-    write_golden(tmp_path, inputs, outputs, ("a", "b"), {"fp32": 1e-4, "int8": 0.1})
-    np.testing.assert_array_equal(np.load(tmp_path / "inputs.npy"), inputs.numpy())
-    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), outputs.numpy())
+def test_golden_files_hold_what_a_device_has_to_reproduce(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    golden = Golden(
+        ids=("a", "b"),
+        inputs=torch.rand(2, 1, 4, 4),
+        outputs=torch.rand(2, 3),
+        limits={"artifacts/m.onnx": GoldenLimit(precision="int8", measure="noise", tolerance=0.3)},
+        picture=1,
+        raw=raw,
+        pixels=raw[:4, :4, :1],
+    )
+    write_golden(tmp_path, golden)
+    np.testing.assert_array_equal(np.load(tmp_path / "inputs.npy"), golden.inputs.numpy())
+    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), golden.outputs.numpy())
+    np.testing.assert_array_equal(np.load(tmp_path / "pixels.npy"), golden.pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png")), raw)
     document = json.loads((tmp_path / "golden.json").read_text(encoding="utf-8"))
-    assert document["ids"] == ["a", "b"]
-    assert document["relative_tolerance"] == {"fp32": 1e-4, "int8": 0.1}
+    assert document == {
+        "ids": ["a", "b"],
+        "outputs_from": "torch, float32",
+        "limits": {"artifacts/m.onnx": {"precision": "int8", "measure": "noise", "tolerance": 0.3}},
+        "picture": 1,
+    }

@@ -29,6 +29,8 @@ SHAPE = {
     "golden/golden.json",
     "golden/inputs.npy",
     "golden/outputs.npy",
+    "golden/picture.png",
+    "golden/pixels.npy",
     "model/graph.json",
     "model/weights.safetensors",
     "plan.json",
@@ -45,6 +47,8 @@ SAME_EVERY_TIME = (
     "artifacts/openvino/model.xml",
     "artifacts/openvino/proof.json",
     "golden/outputs.npy",
+    "golden/picture.png",
+    "golden/pixels.npy",
     "evidence/examples.json",
     "evidence/examples.npz",
 )
