@@ -21,6 +21,7 @@ from edgeprune_benchmarks.record import (
     CutResult,
     Evidence,
     Record,
+    comparable,
     make_record,
     read_record,
     write_record,
@@ -133,6 +134,37 @@ def test_a_record_that_cannot_be_understood_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(MeasureError, match=message):
         read_record(path)
+
+
+def test_records_of_one_machine_and_one_way_of_measuring_can_be_compared(record: Record) -> None:
+    assert comparable(record, record) is None
+    newer = replace(record.comparison.machine, system="Linux 99", versions={})
+    assert comparable(record, _with(record, machine=newer)) is None
+
+
+def test_records_that_cannot_be_compared_say_why(record: Record) -> None:
+    now = record.comparison
+    slim = now.slim
+    for other, reason in (
+        (replace(record, schema_version=3), "they have schema versions 2 and 3"),
+        (
+            _with(record, machine=replace(now.machine, cpu="an abacus")),
+            f"they are of different machines (cpu: {now.machine.cpu}, not an abacus)",
+        ),
+        (
+            _with(record, settings=replace(now.settings, threads=2)),
+            "they were measured with threads 1 and 2",
+        ),
+        (
+            _with(record, slim=replace(slim, version="0.1")),
+            f"they ran in openvino {slim.version} and openvino 0.1",
+        ),
+    ):
+        assert comparable(record, other) == reason
+
+
+def _with(record: Record, **changes: object) -> Record:
+    return replace(record, comparison=replace(record.comparison, **changes))  # type: ignore[arg-type]
 
 
 def test_half_a_record_is_refused(record: Record, tmp_path: Path) -> None:
