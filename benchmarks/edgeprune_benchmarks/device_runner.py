@@ -1794,11 +1794,11 @@ def rapl(root: str) -> Started:
     """Count the energy of all CPU packages, Intel's and AMD's.
 
     In µJ, up to max_energy_range_uj (Linux, Documentation/power/powercap/powercap.rst).
-    Packages are zones with one colon; cores and memory are zones inside them.
+    Zones of cores and memory lie inside those of packages; psys is the whole platform.
     """
     followed = []
     for folder in find("sys/class/powercap/intel-rapl:*", root):
-        if Path(folder).name.count(":") == 1 and read(folder + "/name").startswith("package"):
+        if read(folder + "/name").startswith("package"):
             span = (number(folder + "/max_energy_range_uj") or 0) / 1e6
 
             def counter(path: str = folder + "/energy_uj") -> float:

@@ -17,7 +17,7 @@ from edgeprune_benchmarks.process import Answer
 
 STEAL_LIMIT: Final = 0.01  # a hypervisor that takes more than this stretches single inferences
 OTHERS_LIMIT: Final = 0.10  # beyond this, neighbours share caches, memory and clock with us
-WAITED_LIMIT: Final = 0.02  # interrupts and our own harness stay below
+WAITED_LIMIT: Final = 0.01  # alone on its CPU, a runner waits for less than a fifth of this
 SLOWED_LIMIT: Final = 0.01  # of a round, in which a GPU lowered its clock
 CLOCK_FALL: Final = 0.10  # latency follows the clock, and this is far beyond its flutter
 HEADROOM: Final = 2.0  # °C; sensors step by up to one, and then the kernel cools

@@ -84,6 +84,7 @@ def test_a_system_that_tells_nothing_gives_conditions_without_numbers() -> None:
     found = conditions([silent], [silent])
     assert (found.steal, found.others, found.waited, found.mhz) == (None, None, None, None)
     assert taints([found]) == ()
+    assert conditions([answer(), silent], [answer(waited_s=1.0), silent]).waited is None
 
 
 def test_a_state_with_a_field_that_nobody_knows_is_refused() -> None:
@@ -125,6 +126,7 @@ def test_a_quota_below_the_threads_holds_them_back() -> None:
     granted = replace(HERE, cgroup_cpus=1.5, governor=None)
     assert limits(granted, [QUIET], 2) == ("the cgroup grants 1.5 CPUs, for 2 threads",)
     assert limits(granted, [QUIET], 1) == ()
+    assert limits(replace(granted, cgroup_cpus=2.0), [QUIET], 2) == ()
 
 
 def test_powersave_is_a_doubt_only_where_it_kept_the_clock_down() -> None:
