@@ -84,11 +84,6 @@ class Store:
         partial.unlink()
         return {"at": 0, "whole": False}
 
-    def drop(self, name: str) -> None:
-        """Forget what is there of a file."""
-        with contextlib.suppress(FileNotFoundError):
-            (self.files / (name + ".partial")).unlink()
-
     def folder(self, names: "dict[str, str]") -> Path:
         """Return the folder that shows these files, {name: hash}, and what was built in it."""
         key = hashlib.sha256(json.dumps(sorted(names.items())).encode()).hexdigest()
@@ -160,7 +155,7 @@ class Keeper:
     def drop(self, name: str, keep: bool) -> "dict[str, Any]":
         """Forget a partial file that is not a part of what it should be."""
         with exclusive(self.cache):
-            self.stores[keep].drop(name)
+            remove(self.stores[keep].files / (name + ".partial"))
         return {}
 
     def folder(self, names: "dict[str, str]", keep: bool) -> "dict[str, Any]":
@@ -232,11 +227,7 @@ def remove(path: Path) -> None:
 def lock(path: Path, wait: bool = True) -> "IO[bytes]":
     """Open a file for this process alone; ``BlockingIOError`` when another has it."""
     file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
 
 
@@ -250,20 +241,21 @@ def exclusive(cache: Path) -> "Iterator[None]":
 def forget_sessions(sessions: Path) -> None:
     """Remove what connections left that ended without a chance to."""
     for session in sessions.iterdir():
-        with contextlib.suppress(BlockingIOError), lock(session / "lock", wait=False):
+        with contextlib.suppress(OSError), lock(session / "lock", wait=False):
             remove(session)
 
 
-def serve(commands: "IO[str]", answers: "IO[str]") -> None:
+def serve() -> int:
     """Answer commands until nobody is there to ask."""
     keeper = Keeper()
     try:
-        for line in commands:
+        for line in sys.stdin:
             message = json.loads(line)
-            answers.write(json.dumps({"id": message["id"], **keeper.answer(message)}) + "\n")
-            answers.flush()
+            sys.stdout.write(json.dumps({"id": message["id"], **keeper.answer(message)}) + "\n")
+            sys.stdout.flush()
     finally:
         keeper.close()
+    return 0
 
 
 def run(command: "list[str]", kept: "list[str] | None") -> int:
@@ -300,10 +292,7 @@ def main() -> int:
         sys.exit("there is no such program")
     sys.stdout.write(marker + "\n")
     sys.stdout.flush()
-    if verb == "run":
-        return run(sys.argv[4:], json.loads(sys.argv[3]))
-    serve(sys.stdin, sys.stdout)
-    return 0
+    return run(sys.argv[4:], json.loads(sys.argv[3])) if verb == "run" else serve()
 
 
 if __name__ == "__main__":

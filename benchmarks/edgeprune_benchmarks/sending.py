@@ -52,7 +52,8 @@ def send(
     missing = sum(part.size - part.start for part in parts)
     _check_room(device.name, missing, seen["free"])
     sent = 0
-    with reporter.track(f"copying to {device.name}", missing) if missing else nullcontext() as move:
+    shown = reporter.track(f"copying to {device.name}", missing) if missing > PIECE else None
+    with shown or nullcontext() as move:
         for part in (part for part in parts if not part.whole):
             for count in _send(device, part, patience, keep=keep):
                 sent += count

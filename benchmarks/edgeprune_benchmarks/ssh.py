@@ -53,6 +53,8 @@ OPTIONS: Final = {
     "PermitLocalCommand": "no",
     "ControlPersist": "no",  # the connection ends with the process that made it
 }
+# BatchMode is of the last host only: this makes a question of a jump host fail as well.
+SILENCED: Final = {"SSH_ASKPASS_REQUIRE": "force", "SSH_ASKPASS": "false"}
 
 
 class SshHost:
@@ -103,7 +105,7 @@ class SshHost:
             self._attended(command, None),
             timeout,
             name=f"{command[0]} on {self.name}",
-            environment=os.environ,
+            environment=_environment(),
         )
         _, marker, out = called.out.partition(f"{MARKER}\n")
         if not marker:
@@ -115,10 +117,9 @@ class SshHost:
     def close(self) -> None:
         """End the connection; the other end then removes what is not to stay."""
         if self._device is not None:
-            if self._met:
-                with suppress(
-                    MeasureError
-                ):  # the connection may be gone: then it is removed anyway
+            # Where the connection is gone, the other end has seen that by itself.
+            with suppress(MeasureError):
+                if self._met:
                     self._device.ask("close", PATIENCE)
             self._device.close()
         if self._sockets is not None:
@@ -145,9 +146,7 @@ class SshHost:
         if self._device is None:
             if shutil.which("ssh") is None:
                 install = "install OpenSSH's client (sudo apt install openssh-client)"
-                raise MeasureError(
-                    f"{self.name} cannot be reached: there is no ssh here: {install}"
-                )
+                raise MeasureError(f"there is no ssh here to reach {self.name} with: {install}")
             self._sockets = self._sockets_folder()
             text = FILES.read_text(encoding="utf-8")
             command = [self.python, "-c", text, "serve", MARKER]
@@ -167,7 +166,7 @@ class SshHost:
 
     def _process(self, name: str, command: Sequence[str]) -> RunnerProcess:
         return RunnerProcess(
-            name, command, environment=os.environ, marker=MARKER, explain=self._meaning
+            name, command, environment=_environment(), marker=MARKER, explain=self._meaning
         )
 
     def _meaning(self, code: int, words: str) -> str | None:
@@ -213,7 +212,7 @@ class SshHost:
         used as it is.
         """
         check = ["ssh", *self._reached(), "-O", "check", "--", self._address.host]
-        if os.name == "nt" or run(check, LOGIN, environment=os.environ).code == 0:
+        if os.name == "nt" or run(check, LOGIN, environment=_environment()).code == 0:
             return None
         for place in (None, "/tmp"):  # noqa: S108  a folder in it, of a name nobody can guess
             folder = tempfile.mkdtemp(prefix="ep-", dir=place)
@@ -221,3 +220,8 @@ class SshHost:
                 return folder
             Path(folder).rmdir()
         return None
+
+
+def _environment() -> dict[str, str]:
+    """Return what ``ssh`` needs of the environment: all of it, for its agent and its files."""
+    return {**os.environ, **SILENCED}

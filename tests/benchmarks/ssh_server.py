@@ -39,6 +39,11 @@ class SshServer:
     def config(self) -> Path:
         return self.folder / "ssh_config"
 
+    @property
+    def socket(self) -> Path:
+        """Of a connection that the user keeps open, for the alias ``opened``."""
+        return self.folder / "socket"
+
     def url(self, alias: str = "device", *, python: str | Path = sys.executable) -> str:
         return f"ssh://{alias}?python={python}&cache={self.cache}"
 
@@ -89,11 +94,15 @@ class SshServer:
             "changed": ("changed", "key"),
             "stranger": ("known", "other_key"),
         }
-        self.config.write_text("".join(self._alias(name, *keys) for name, keys in aliases.items()))
+        text = "".join(self._alias(name, *keys) for name, keys in aliases.items())
+        text += self._alias("beyond", "known", "key", "ProxyJump device")
+        text += self._alias("closed", "known", "key", "ProxyJump stranger")
+        text += self._alias("opened", "known", "other_key", f"ControlPath {self.socket}")
+        self.config.write_text(text)
 
-    def _alias(self, name: str, known: str, key: str) -> str:
+    def _alias(self, name: str, known: str, key: str, more: str = "") -> str:
         return (
-            f"Host {name}\n HostName 127.0.0.1\n Port {self.port}\n IdentitiesOnly yes\n"
+            f"Host {name}\n {more}\n HostName 127.0.0.1\n Port {self.port}\n IdentitiesOnly yes\n"
             f" IdentityAgent none\n IdentityFile {self.folder / key}\n"
             f" UserKnownHostsFile {self.folder / known}\n GlobalKnownHostsFile /dev/null\n"
         )

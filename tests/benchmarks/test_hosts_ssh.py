@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +95,23 @@ def test_a_runner_there_predicts_what_the_network_gives(
         runner.ask("predict", PATIENCE, inputs=f"{inputs}/inputs.npy", outputs=outputs)
     host.fetch(outputs, tmp_path / "outputs.npy")
     np.testing.assert_allclose(np.load(tmp_path / "outputs.npy"), tiny.expected(batch), rtol=1e-5)
+
+
+def test_a_device_is_reached_through_a_jump_host(server: SshServer) -> None:
+    host, _ = open_host(server.url("beyond"), config=server.config)
+    with host, host.runner("tiny") as runner:
+        assert runner.ask("info", PATIENCE)["ok"]
+
+
+def test_a_connection_that_the_user_keeps_open_is_used(server: SshServer) -> None:
+    words = [str(shutil.which("ssh")), "-F", str(server.config), "-M", "-S", str(server.socket)]
+    with subprocess.Popen([*words, "-N", "device"]) as opened:
+        until(server.socket.exists, "no connection is opened")
+        host, _ = open_host(server.url("opened"), config=server.config)
+        with host, host.runner("tiny") as runner:
+            assert runner.ask("info", PATIENCE)["ok"]
+        assert opened.poll() is None
+        opened.terminate()
 
 
 def test_files_are_shown_under_their_names_and_sent_once(host: SshHost, tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def test_a_refused_login_says_how_a_key_gets_there(server: SshServer) -> None:
     assert said.endswith("ssh-copy-id stranger")
 
 
+def test_a_refused_login_at_a_jump_host_is_told(server: SshServer) -> None:
+    said = trouble(server, server.url("closed"))
+    assert "refuses the login" in said
+
+
 def test_a_name_that_does_not_resolve_is_told(server: SshServer) -> None:
     assert "cannot be resolved" in trouble(server, "ssh://no-such-host.invalid")
 
