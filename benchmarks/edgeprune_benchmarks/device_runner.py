@@ -98,6 +98,7 @@ ARM = {  # who made a core and which it is: arch/arm64/include/asm/cputype.h of 
     "0x4e": ("NVIDIA", {"0x003": "Denver 2", "0x004": "Carmel"}),
     "0xc0": ("Ampere", {"0xac3": "Ampere-1", "0xac4": "Ampere-1A"}),
 }
+CPU_SENSORS = ("coretemp", "k10temp", "zenpower")  # CPUs that are no thermal zone
 COOLED = ("cpu", "gpu", "devfreq", "processor", "powerclamp", "throttle")  # no fans, no alerts
 PI_THROTTLED = ("under-voltage", "capped Arm clock", "throttling", "soft temperature limit")
 GPU_SLOWED = {  # nvmlClocksEventReasons, nvml.h; of those, the ones that nobody asked for
@@ -1482,6 +1483,12 @@ def heat(root: str) -> Tuple[Optional[float], Optional[float]]:
             limit = number(trip[: -len("type")] + "temp") or 0
             if read(trip) in ("passive", "hot", "critical") and limit > 40000:
                 room.append((limit - now) / 1e3)
+    for path in find("sys/class/hwmon/hwmon*/temp*_input", root):
+        now = number(path)
+        if now is not None and read(str(Path(path).with_name("name"))) in CPU_SENSORS:
+            limit = number(path[: -len("input")] + "crit") or 0  # where the CPU slows itself down
+            hottest.append(now / 1e3)
+            room += [(limit - now) / 1e3] if limit > 40000 else []
     return max(hottest, default=None), min(room, default=None)
 
 

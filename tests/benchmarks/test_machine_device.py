@@ -200,6 +200,16 @@ def test_heat_is_that_of_the_hottest_sensor_and_the_nearest_trip_point(tmp_path:
     assert heat(grow(tmp_path, {})) == (None, None)
 
 
+def test_heat_of_a_cpu_that_is_no_thermal_zone_is_read_from_its_sensor(tmp_path: Path) -> None:
+    sensors = {
+        **{"hwmon0/name": "nvme", "hwmon0/temp1_input": "83000", "hwmon0/temp1_crit": "84000"},
+        **{"hwmon1/name": "k10temp", "hwmon1/temp1_input": "64250"},
+        **{"hwmon2/name": "coretemp", "hwmon2/temp2_input": "60000", "hwmon2/temp2_crit": "100000"},
+    }
+    root = grow(tmp_path, {f"sys/class/hwmon/{name}": text for name, text in sensors.items()})
+    assert heat(root) == (64.25, 40.0)
+
+
 def test_a_raspberry_pi_says_what_slows_it_now_and_not_what_did(tmp_path: Path) -> None:
     path = "sys/devices/platform/soc/soc:firmware/get_throttled"
     assert slowed(grow(tmp_path, {path: "50005"})) == ["under-voltage", "throttling"]
