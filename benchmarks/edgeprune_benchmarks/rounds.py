@@ -96,7 +96,7 @@ def load(
         for key, runner in runners.items()
     }
     for key, answer in answers.items():
-        files = understood(Loaded, answer).files
+        files = _loaded(placed[key], answer).files
         known = {name: digest for name, digest in placed[key].hashes.items() if name in files}
         check_files(placed[key].subject.name, known, files)
     return answers
@@ -127,14 +127,15 @@ def run_round(
         after = [runner.ask("state", settings.timeout) for runner in runners.values()]
         peaks = {key: runner.ask("memory", settings.timeout) for key, runner in runners.items()}
         info = runners[first].ask("info", settings.timeout)
-    runs = {k: _run({**loaded[k], **warm[k], **peaks[k]}, blocks[k]) for k in runners}
+    answers = {key: {**loaded[key], **warm[key], **peaks[key]} for key in runners}
+    runs = {key: _run(placed[key], answers[key], blocks[key]) for key in runners}
     energies = {key: meter.energy(rest) for key, meter in meters.items()}
     return Round(
         runs={
             k: replace(run, energy=energies[k][0], energy_reason=energies[k][1])
             for k, run in runs.items()
         },
-        loaded={key: understood(Loaded, answer) for key, answer in loaded.items()},
+        loaded={key: _loaded(placed[key], answer) for key, answer in loaded.items()},
         machine=machine_of(info),
         conditions=_conditions(before, after),
     )
@@ -179,20 +180,24 @@ def _block(runner: RunnerProcess, settings: MeasureSettings) -> Answer:
     )
 
 
-def _run(answers: Answer, blocks: Sequence[Answer]) -> Run:
+def _loaded(placed: Placed, answer: Answer) -> Loaded:
+    return _understood(Loaded, answer, placed.subject.name)
+
+
+def _run(placed: Placed, answers: Answer, blocks: Sequence[Answer]) -> Run:
     computed = [block["compute_ns"] for block in blocks if block.get("compute_ns") is not None]
     times = {
         "blocks_ns": [block.get("ns") for block in blocks],
         "compute_ns": computed if len(computed) == len(blocks) else None,
     }
-    return understood(Run, {**answers, **times})
+    return _understood(Run, {**answers, **times}, placed.subject.name)
 
 
 def _conditions(before: Sequence[Answer], after: Sequence[Answer]) -> Conditions:
     try:
         return conditions(before, after)
     except ValueError as error:
-        raise _nonsense(error) from error
+        raise _nonsense("", error) from error
 
 
 def machine_of(info: Answer) -> Machine:
@@ -200,7 +205,7 @@ def machine_of(info: Answer) -> Machine:
     try:
         return decode(Machine, info.get("machine"), at="machine")
     except ValueError as error:
-        raise _nonsense(error) from error
+        raise _nonsense("", error) from error
 
 
 def measurement(subject: Subject, key: str, rounds: Sequence[Round]) -> Measurement:
@@ -236,14 +241,14 @@ def doubts(measured: Iterable[Measurement], settings: MeasureSettings) -> Iterat
             yield f"{subject.name} ran on {', '.join(sorted(devices))}, not on {settings.device}"
 
 
-def understood(kind: type[T], answer: Answer) -> T:
+def _understood(kind: type[T], answer: Answer, name: str) -> T:
     """Pick the fields of a dataclass out of a runner's answer."""
     words = {each.name: answer[each.name] for each in fields(kind) if each.name in answer}
     try:
         return decode(kind, words, at=kind.__name__.lower())
     except ValueError as error:
-        raise _nonsense(error) from error
+        raise _nonsense(f" of {name}", error) from error
 
 
-def _nonsense(error: ValueError) -> MeasureError:
-    return MeasureError(f"a device runner's answer cannot be understood: {error}")
+def _nonsense(whose: str, error: ValueError) -> MeasureError:
+    return MeasureError(f"an answer of the device runner{whose} cannot be understood: {error}")

@@ -148,8 +148,8 @@ def test_a_runner_that_hangs_in_a_block_ends_the_comparison(
     ("change", "message"),
     [
         (
-            "runner.memory = lambda gpu=None: {'peak_bytes': 'much'}",
-            r"run\.peak_bytes is 'much', not",
+            "runner.memory = lambda gpu=None: {'peak_bytes': 'much', 'peak_reason': None}",
+            r"of dense cannot be understood: run\.peak_bytes is 'much', not",
         ),
         ("runner.state = lambda gpu: {}", r"cannot be understood: state lacks ticks"),
         ("runner.machine = lambda gpu: {'cpu': 1}", r"cannot be understood: machine lacks"),
