@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.progress import Reporter
+from edgeprune_benchmarks.hosts import SshHost, open_host
+
 PATIENCE = 20.0
 SERVER = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
@@ -70,6 +73,9 @@ class SshServer:
             self.process.wait()
             self.process = None
 
+    def logins(self) -> int:
+        return (self.folder / "log").read_text().count("Accepted publickey")
+
     def _make_key(self, path: Path) -> None:
         if not path.exists():
             words = ["-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
@@ -106,6 +112,13 @@ class SshServer:
             f" IdentityAgent none\n IdentityFile {self.folder / key}\n"
             f" UserKnownHostsFile {self.folder / known}\n GlobalKnownHostsFile /dev/null\n"
         )
+
+
+def login(server: SshServer, reporter: Reporter | None = None) -> SshHost:
+    """Return the server as a host; it is met when it is first needed."""
+    host, _ = open_host(server.url(), config=server.config, reporter=reporter)
+    assert isinstance(host, SshHost)
+    return host
 
 
 def free_port() -> int:

@@ -12,12 +12,12 @@ import pytest
 from edgeprune.errors import MeasureError
 from edgeprune_benchmarks.codec import encode
 from edgeprune_benchmarks.harness import compare, predict
-from edgeprune_benchmarks.hosts import SshHost, open_host
+from edgeprune_benchmarks.hosts import SshHost
 from edgeprune_benchmarks.measurement import Comparison, MeasureSettings, Subject
 from edgeprune_benchmarks.process import RunnerProcess
 
 from .conftest import Tiny, images
-from .ssh_server import SshServer, needs_sshd
+from .ssh_server import SshServer, login, needs_sshd
 
 pytestmark = needs_sshd
 SETTINGS = MeasureSettings(
@@ -31,12 +31,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     server.start()
     yield server
     server.stop()
-
-
-def login(server: SshServer) -> SshHost:
-    host, _ = open_host(server.url(), config=server.config)
-    assert isinstance(host, SshHost)
-    return host
 
 
 def measured(
