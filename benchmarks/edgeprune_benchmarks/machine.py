@@ -203,9 +203,9 @@ def _throttled(rounds: Sequence[Conditions]) -> Iterator[str]:
     ):
         if share > SLOWED_LIMIT:
             yield f"the GPU was {what} for {share:.0%} of a round"
-    for engine, seen in (
-        ("CPU", [mhz for c in rounds for mhz in c.mhz or ()]),
-        ("GPU", [mhz for c in rounds for mhz in c.gpu_mhz or ()]),
+    for engine, seen in (  # as rounds ended: before they began, there may have been a rest
+        ("CPU", [c.mhz[-1] for c in rounds if c.mhz]),
+        ("GPU", [c.gpu_mhz[-1] for c in rounds if c.gpu_mhz]),
     ):
         if seen and min(seen) < (1 - CLOCK_FALL) * max(seen):
             yield f"the {engine}'s clock was between {min(seen):.0f} and {max(seen):.0f} MHz"
