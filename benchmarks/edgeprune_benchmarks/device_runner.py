@@ -2351,6 +2351,8 @@ def predict(options: argparse.Namespace, out: IO[str]) -> int:
     """Say what pictures show; one that cannot be read does not stop the others."""
     if options.artifact:
         return predict_arrays(options)
+    if not options.images:
+        raise UsageError("name pictures, or folders of them, to predict what they show")
     bundle = open_bundle()
     artifact, runner = chosen(bundle, options.backend), Runner()
     loaded = runner.load(str(bundle.folder / artifact.file), **loading(options, artifact))
@@ -2768,10 +2770,14 @@ def parser() -> argparse.ArgumentParser:
     add_predict(shown)
     add_benchmark(timed)
     for each in (shown, timed):
-        each.add_argument("--backend", choices=list(LOADERS), help="the runtime to use")
-        each.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-        each.add_argument("--batch", type=positive, help="images per inference (default 1)")
-        each.add_argument("--device", default="cpu", help="cpu (default), or a GPU: cuda:0")
+        text = "the runtime to use: %s" % ", ".join(LOADERS)
+        each.add_argument("--backend", choices=list(LOADERS), metavar="NAME", help=text)
+        text = "CPU threads (default 1)"
+        each.add_argument("--threads", type=positive, default=1, metavar="N", help=text)
+        text = "images per inference (default 1, or what the artifact takes)"
+        each.add_argument("--batch", type=positive, metavar="N", help=text)
+        text = "cpu (default), or a GPU: cuda:0"
+        each.add_argument("--device", default="cpu", metavar="DEVICE", help=text)
     for each in (shown, tried, timed, about):
         each.add_argument("--json", action="store_true", help="print one JSON document")
     text = "build the TensorRT engine of a bundle, and prove it; see build --help"
@@ -2807,7 +2813,7 @@ def add_benchmark(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--idle", type=duration, default=0.0, metavar="S", help=text)
     verb.add_argument("--cpus", type=cpu_list, metavar="N,N", help="CPUs to keep to")
     text = "of OpenVINO's arithmetic: f32 (default), bf16 or f16"
-    verb.add_argument("--precision", default="f32", help=text)
+    verb.add_argument("--precision", default="f32", metavar="NAME", help=text)
     verb.add_argument("--cuda-graph", action="store_true", help="with torch on a GPU")
 
 
@@ -2828,8 +2834,6 @@ def main() -> int:
     options, rest = top.parse_known_args()
     if rest and options.verb != "build":
         top.error("unrecognized arguments: %s" % " ".join(rest))
-    if options.verb == "predict" and not (options.images or options.artifact):
-        top.error("predict: name pictures, or folders of them")
     sys.dont_write_bytecode = True
     with os.fdopen(os.dup(1), "w", errors="backslashreplace") as out:
         os.dup2(2, 1)  # runtimes print from C++ too, past sys.stdout
