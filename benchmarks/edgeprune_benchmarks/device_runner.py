@@ -1332,17 +1332,19 @@ def board(root: str) -> Optional[str]:
 def turbo(root: str) -> Optional[bool]:
     """Whether the CPU may clock above its nominal frequency."""
     off = number("sys/devices/system/cpu/intel_pstate/no_turbo", root)
+    if off is not None:
+        return not off
     boost = number("sys/devices/system/cpu/cpufreq/boost", root)
-    return bool(boost) if off is None and boost is not None else None if off is None else not off
+    return None if boost is None else bool(boost)
 
 
 def hypervisor(cpuinfo: str, root: str) -> Optional[bool]:
     """Whether this is a virtual machine; None where the CPU does not tell."""
     flags = field(cpuinfo, "flags").split()
-    told = Path(root, "proc/device-tree/hypervisor").exists() or bool(
-        read("sys/hypervisor/type", root)
-    )
-    return True if told or "hypervisor" in flags else False if flags else None
+    tree = Path(root, "proc/device-tree/hypervisor").exists()
+    if tree or read("sys/hypervisor/type", root) or "hypervisor" in flags:
+        return True
+    return False if flags else None
 
 
 def clocks(root: str) -> Dict[str, str]:
