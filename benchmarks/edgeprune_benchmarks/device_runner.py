@@ -867,8 +867,10 @@ def runtime(name: str) -> Any:  # noqa: ANN401  a module without types
     """Import a runtime, which must not happen before the process has its CPUs.
 
     OpenVINO reports its import over the network unless its telemetry package is
-    absent: a clinic's device opens no connection, so here it is absent.
+    absent: a clinic's device opens no connection, so here it is absent. ONNX Runtime
+    from 1.31 on collects what to report in a file, on threads that start at its import.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     advice = "pip install %s" % name
     if name == "tensorrt":
@@ -1832,12 +1834,11 @@ def powers(root: str, pause: float) -> Started:
         raise OSError("no INA3221 sensor can be read in /sys/class/hwmon")
 
     def watts() -> Iterator[float]:
-        while True:
-            power = total_power(ina3221(root))
-            if power is None:
-                return
-            yield power / 1e3
+        now = rails
+        while set(now) == set(rails):  # without one of them the total would mean another thing
+            yield (total_power(now) or 0.0) / 1e3
             time.sleep(pause)
+            now = ina3221(root)
 
     named = [name for name in INPUTS if name in rails][:1]
     parts = named or [name for name in rails if name not in UNSUMMED]
