@@ -161,7 +161,13 @@ def test_only_the_bundle_and_the_work_folder_are_left(bundle: Path) -> None:
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, bundle: Path) -> None:
     asked = settings(write_archive(tmp_path / "squares.npz"))
     out = tmp_path / "slim"
-    stops = (("training", STEPS), ("recovery", STEPS), ("Export", 0), ("Write the bundle", 0))
+    stops = (
+        ("training", STEPS),
+        ("recovery", STEPS),
+        ("Export", 0),
+        ("dense and slim in turns", 0),
+        ("Write the bundle", 0),
+    )
     logs = [Log(*stop) for stop in stops]
     for log in logs:
         with pytest.raises(KeyboardInterrupt):
@@ -169,6 +175,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, bundle: Pat
         assert not out.exists()
     assert logs[1].steps["training"] == STEPS, "the epoch that was complete was trained again"
     assert logs[2].steps["recovery"] == STEPS
+    assert "1 of 2 rounds are from the earlier run" in logs[4].lines
     log = Log()
     compress(asked, out, resume=True, reporter=log)
     assert "training" not in log.steps
