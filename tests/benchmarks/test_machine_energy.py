@@ -9,6 +9,8 @@ import pytest
 
 from edgeprune_benchmarks import device_runner
 from edgeprune_benchmarks.device_runner import Integral, Meter, rising
+from edgeprune_benchmarks.energy import energy_of, reading
+from edgeprune_benchmarks.process import RunnerProcess
 
 from .system_files import command, grow
 
@@ -112,6 +114,29 @@ def test_a_sensor_that_vanishes_gives_a_reason_and_no_smaller_total(tmp_path: Pa
     time.sleep(0.2)
     found = meter.read()
     assert (found["joules"], found["reason"]) == (None, "INA3221 shows no power any more")
+
+
+def test_energy_of_inferences_comes_from_a_runner_on_a_jetson(tmp_path: Path) -> None:
+    root = grow(tmp_path, {**TEGRA, **SENSOR})
+    script = tmp_path / "runner.py"
+    script.write_text(
+        "import functools, sys\n"
+        f"sys.path.insert(0, {str(Path(device_runner.__file__).parent)!r})\n"
+        "import device_runner as r\n"
+        f"r.Meter = functools.partial(r.Meter, root={root!r}, pause=0.02)\n"
+        "sys.exit(r.main())\n"
+    )
+    with RunnerProcess("jetson", [sys.executable, str(script), "serve"]) as runner:
+        rested = [reading(runner.ask("energy", 30.0))]
+        time.sleep(0.6)
+        rested.append(reading(runner.ask("energy", 30.0)))
+        Path(root, "sys/class/hwmon/hwmon1/curr1_input").write_text("6000")  # 30 W instead of 10
+        time.sleep(1.1)
+        worked = reading(runner.ask("energy", 30.0))
+    energy, covers = energy_of((rested[0], rested[1]), [(rested[1], worked)], inferences=11)
+    assert energy is not None, covers
+    assert energy.joules_per_inference == pytest.approx((30 - 10) * 1.1 / 11, rel=0.15)
+    assert (energy.source, covers) == ("ina3221", "the module (VDD_IN), all processes")
 
 
 TEGRASTATS = """
