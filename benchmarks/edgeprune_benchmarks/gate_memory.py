@@ -11,7 +11,7 @@ from edgeprune_benchmarks.baseline import Peak
 from edgeprune_benchmarks.hosts import Host
 from edgeprune_benchmarks.machine import fingerprint
 from edgeprune_benchmarks.measurement import MeasureSettings, Subject
-from edgeprune_benchmarks.rounds import Loaded, load, machine_of, place, understood
+from edgeprune_benchmarks.rounds import load, machine_of, place
 
 SUBJECT: Final = "measured"
 INPUTS: Final = "inputs.npy"
@@ -40,13 +40,12 @@ def peak_memory(
         machine = machine_of(runner.ask("info", settings.timeout))
     if not isinstance(peak, int):
         return None
-    loaded = understood(Loaded, answer)
     return Peak(
         bytes=peak,
         machine=fingerprint(machine),
         cpu=machine.cpu,
-        backend=loaded.backend,
-        version=loaded.version,
+        backend=str(answer.get("backend")),
+        version=str(answer.get("version")),
         device=settings.device,
         threads=settings.threads,
         batch=settings.batch,

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from edgeprune.errors import BundleError, MeasureError, UsageError
+from edgeprune.errors import BundleError, MeasureError, ModelError, UsageError
 from edgeprune.pipeline.gate_checks import (
     accuracy_check,
     case,
@@ -84,7 +84,11 @@ def _gate_artifact(settings: GateSettings, reporter: Reporter) -> _Judged:
         candidate = open_judged(settings.candidate, settings, CANDIDATE)
         tolerances = settings.tolerances(stored.tolerances if stored else Tolerances())
         counted = baseline_of(candidate.subject, tolerances)
-    except (BundleError, MeasureError) as error:  # of files that cannot be read as they are
+    except (
+        BundleError,
+        ModelError,
+        MeasureError,
+    ) as error:  # of files that cannot be read as they are
         damaged = Finding(
             name="files",
             group=settings.candidate.name,
