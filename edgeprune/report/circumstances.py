@@ -54,8 +54,12 @@ def _beside(comparison: Document) -> Iterator[Fact]:
     if any(run.number("gpu_bytes") is not None for run in _runs(comparison)):
         yield "GPU memory", _both(comparison, _numbered("gpu_bytes"), formats.size)
     energy = _both(comparison, _joules, formats.joules)
-    reasons = {run.text("energy_reason") or "" for run in _runs(comparison)} - {""}
-    yield "Energy of an inference", "; ".join((energy, *sorted(reasons)))
+    reason = "; ".join(
+        sorted({run.text("energy_reason") or "" for run in _runs(comparison)} - {""})
+    )
+    if reason:
+        energy += f": {reason}" if energy == formats.ABSENT else f" ({reason})"
+    yield "Energy of an inference", energy
 
 
 def _noise(record: Document) -> Fact:
