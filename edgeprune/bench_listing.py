@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.columns import columns
+from edgeprune.layer_listing import layer_lines
 from edgeprune.pipeline.benching import SUITE, markdown
 from edgeprune_benchmarks.bench_report import BenchReport
 from edgeprune_benchmarks.formats import dashboard, junit
@@ -60,6 +61,9 @@ def print_bench(report: BenchReport, console: Console) -> None:
     _say(console, everywhere)
     _say(console, pair_sentences(first))
     _say(console, report_sentences(report))
+    if report.layers is not None:
+        _heading(console, "Layer by layer")
+        _say(console, layer_lines(report.layers, console.width if console.is_terminal else None))
 
 
 def _table(rows: Iterable[Row]) -> Table:

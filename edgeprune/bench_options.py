@@ -137,7 +137,7 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             metavar="N",
             help="Fresh processes of each; an even number. More make the interval narrower.",
         ),
-        click.Option(["--quick"], is_flag=True, help="Measure less, and load times not at all."),
+        click.Option(["--quick"], is_flag=True, help="Measure less; intervals are wider."),
         click.Option(
             ["--aa"],
             is_flag=True,

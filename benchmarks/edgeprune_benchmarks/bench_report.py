@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from edgeprune.errors import MeasureError
 from edgeprune.files import write_text
 from edgeprune_benchmarks.codec import decode, encode
+from edgeprune_benchmarks.layers import LayerComparison
 from edgeprune_benchmarks.noise import NoiseFloor
 from edgeprune_benchmarks.record import Record
 
@@ -35,6 +36,7 @@ class BenchReport:
         notes: what a reader should know, one sentence each.
         records: one per case, in the order in which they were measured.
         noise: what A showed against itself, one per case, where that was measured.
+        layers: both layer by layer in the first case, where that was asked for.
     """
 
     format: str
@@ -48,6 +50,7 @@ class BenchReport:
     notes: tuple[str, ...]
     records: tuple[Record, ...]
     noise: tuple[NoiseFloor, ...] = ()
+    layers: LayerComparison | None = None
 
     @property
     def cases(self) -> tuple[tuple[Record, NoiseFloor | None], ...]:
@@ -60,6 +63,8 @@ class BenchReport:
         own = {"a": self.a, "b": self.b, "accuracy_from": self.accuracy_from}
         cases = [_case(record) for record in self.records]
         more = {"inputs": self.inputs, "notes": list(self.notes), "noise": encode(self.noise)}
+        if self.layers is not None:
+            more["layers"] = encode(self.layers)
         return {"format": self.format, "created": self.created, **own, "cases": cases, **more}
 
 

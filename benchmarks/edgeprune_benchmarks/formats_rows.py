@@ -91,11 +91,9 @@ def case_sentences(record: Record, noise: NoiseFloor | None = None) -> Iterator[
             f"A runs in {precisions[0]} and B in {precisions[1]}: part of the ratio is one of "
             "precision"
         )
-    if comparison.dense.load_ms is None:
-        yield "load times were not measured: a quick measurement loads both at once"
     for what, reasons in (
         ("energy", [r.energy_reason for r in _runs(record)]),
-        ("GPU memory", [r.gpu_reason for r in _runs(record)] if _on_gpu(record) else []),
+        ("GPU memory", [r.gpu_reason for r in _runs(record) if r.device != "cpu"]),
         ("peak memory", [r.peak_reason for r in _runs(record)]),
     ):
         for reason in dict.fromkeys(reason for reason in reasons if reason):
@@ -197,10 +195,6 @@ def _noise_sentence(record: Record) -> str:
 
 def _runs(record: Record) -> Iterator[Run]:
     yield from (*record.comparison.dense.runs, *record.comparison.slim.runs)
-
-
-def _on_gpu(record: Record) -> bool:
-    return any(run.device != "cpu" for run in _runs(record))
 
 
 def _joined(side: Measurement, of: Callable[[Run], str]) -> str:

@@ -123,6 +123,8 @@ def _opened(settings: BenchSettings, runtime: str | None) -> tuple[Opened, Opene
     if settings.b is not None:
         return opened(settings.a), opened(settings.b)
     if settings.aa:
+        if settings.layers:
+            raise UsageError("--layers compares two artifacts: give a second one beside --aa")
         only = opened(settings.a)
         return only, only
     if bundles[0]:

@@ -10,10 +10,12 @@ from typing import Final
 
 from edgeprune.errors import UsageError
 from edgeprune.files import write_text
+from edgeprune.layer_listing import layer_lines
 from edgeprune.pipeline.bench_accuracy import Quality, TestImages, open_test, quality
 from edgeprune.pipeline.bench_pair import Job, open_pair
 from edgeprune.pipeline.bench_settings import BenchSettings
 from edgeprune.pipeline.checks import check_place
+from edgeprune.pipeline.layering import compare_layers
 from edgeprune.pipeline.storage import told_as_one_line
 from edgeprune.pipeline.subject_images import Inputs, timed_inputs
 from edgeprune.pipeline.timestamps import now
@@ -31,6 +33,7 @@ from edgeprune_benchmarks.formats_bench import bench_findings, bench_markdown, b
 from edgeprune_benchmarks.formats_rows import case_words
 from edgeprune_benchmarks.harness import Comparison, compare
 from edgeprune_benchmarks.hosts import open_host
+from edgeprune_benchmarks.layers import LayerComparison
 from edgeprune_benchmarks.machine import fingerprint
 from edgeprune_benchmarks.measurement import MeasureSettings
 from edgeprune_benchmarks.noise import NoiseFloor, measure_noise, store_floor, stored_floor
@@ -86,7 +89,7 @@ def write_formats(report: BenchReport, folder: Path) -> None:
 
 def markdown(report: BenchReport) -> str:
     """Return a report as Markdown, with its layers."""
-    return bench_markdown(report)
+    return bench_markdown(report, tuple(layer_lines(report.layers)) if report.layers else ())
 
 
 @contextmanager
@@ -124,6 +127,7 @@ def _measured(job: Job) -> BenchReport:
     created = now()
     records: list[Record] = []
     floors: list[NoiseFloor] = []
+    layers: LayerComparison | None = None
     words = ""
     for threads in pair.threads:
         for batch in settings.batches:
@@ -138,6 +142,8 @@ def _measured(job: Job) -> BenchReport:
             comparison, floor = _case(job, measure, inputs, created)
             floors += [floor] if floor else []
             records.append(_record(job, comparison, known, created))
+            if settings.layers and layers is None:
+                layers = _layers(job, measure, inputs)
     return BenchReport(
         format=FORMAT,
         schema_version=SCHEMA_VERSION,
@@ -150,6 +156,7 @@ def _measured(job: Job) -> BenchReport:
         notes=_notes(job, images, records),
         records=tuple(records),
         noise=tuple(floors),
+        layers=layers,
     )
 
 
@@ -211,6 +218,12 @@ def _floor(comparison: Comparison) -> float | None:
         for backend in {comparison.dense.backend, comparison.slim.backend}
     ]
     return max((floor.value for floor in found if floor), default=None)
+
+
+def _layers(job: Job, measure: MeasureSettings, inputs: Inputs) -> LayerComparison:
+    job.reporter.stage("Compare layer by layer")
+    a, b = (side.opened.subject for side in (job.pair.a, job.pair.b))
+    return compare_layers(a, b, inputs, measure, host=job.host, target=job.pair.target)
 
 
 def _notes(job: Job, images: TestImages | None, records: list[Record]) -> tuple[str, ...]:

@@ -127,9 +127,10 @@ def _file(path: Path, runtime: str | None) -> Opened:
     backend = runtime or BACKENDS.get(path.suffix, "tensorrt")
     _check_loads(path, backend)
     texts = texts_in(path)
+    name = texts.get("edgeprune.source", path.name) if path.name == RECIPE else path.name
     return Opened(
-        subject=Subject(name=path.name, artifact=path, backend=backend),
-        name=path.name,
+        subject=Subject(name=name, artifact=path, backend=backend),
+        name=name,
         classes=_classes(texts),
         preprocessing=preprocessing_in(texts),
     )

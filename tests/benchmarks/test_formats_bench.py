@@ -79,18 +79,6 @@ def test_a_gain_that_is_partly_one_of_precision_says_so() -> None:
     assert not any("precision" in sentence for sentence in case_sentences(record()))
 
 
-def test_load_times_of_a_quick_measurement_are_left_out_with_the_reason() -> None:
-    found = record()
-    sides = {
-        name: replace(side, runs=tuple(replace(run, load_alone=False) for run in side.runs))
-        for name, side in (("dense", found.comparison.dense), ("slim", found.comparison.slim))
-    }
-    quick = replace(found, comparison=replace(found.comparison, **sides))
-    assert "load" in rows(case_rows(found))
-    assert "load" not in rows(case_rows(quick))
-    assert any(line.startswith("load times were not measured") for line in case_sentences(quick))
-
-
 def test_markdown_holds_a_line_per_case_and_no_markup_of_names() -> None:
     text = bench_markdown(report(record(), record(batch=8), a=HOSTILE))
     assert "| 1 thread, batch 8 |" in text

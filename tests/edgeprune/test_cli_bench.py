@@ -18,6 +18,8 @@ from edgeprune.pipeline.subjects import open_subject
 from edgeprune_benchmarks.bench_report import read_report
 from edgeprune_benchmarks.noise import default_path
 
+from ..exporters.fake_tensorrt import install
+from ..exporters.fake_tensorrt_recipe import write_recipe
 from .bench_case import HOW, rewrite, write_bundle, write_net
 from .pipeline_case import Log, write_archive
 
@@ -166,6 +168,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     ("words", "said"),
     [
         (("net.onnx",), "give a second one to compare it with, or --aa"),
+        (("net.onnx", "--aa", "--layers"), "give a second one beside --aa"),
         (("gone.onnx", "net.onnx"), "there is nothing at 'gone.onnx'"),
         (("net.txt", "net.onnx"), "nothing that a runtime here loads"),
         (("folder", "net.onnx"), "give one of its files, as inside/net.onnx"),
@@ -289,3 +292,35 @@ def test_a_bundle_that_lists_nothing_or_is_damaged_is_told(run: Run, tmp_path: P
     code, _, err = run("slim")
     assert code == 5
     assert "is damaged" in err
+
+
+# --- other forms ----------------------------------------------------------------------
+
+
+def test_a_recipes_engine_is_built_before_it_is_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe", "fp32")
+    code, _, err = run("recipe", "recipe")
+    assert code == 1
+    assert "the engine of" in err
+    assert "cannot import TensorRT" in err
+    monkeypatch.setenv("PYTHONPATH", str(install(tmp_path / "fakes")))
+    code, out, err = run("recipe", "recipe/model.onnx", *QUICK, "--json")
+    assert code == 0, err
+    assert (recipe / "engine.plan").is_file()
+    details = json.loads(out)["cases"][0]["details"]
+    assert details["dense"]["backend"] == "tensorrt"
+    assert "building the engine" in err
+
+
+def test_layers_are_compared_where_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "slim")
+    code, out, err = run("slim", "--layers", *QUICK, "--out", "found")
+    assert code == 0, err
+    assert "Layer by layer" in out
+    assert "tiny, slim against tiny, dense by layers" in out
+    report = read_report(tmp_path / "found" / "bench.json")
+    assert report.layers is not None
+    assert {pair.name for pair in report.layers.layers} >= {"first", "second"}
+    assert "by layers" in (tmp_path / "found" / "bench.md").read_text(encoding="utf-8")
