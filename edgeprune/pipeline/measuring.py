@@ -23,6 +23,7 @@ from edgeprune.pipeline.artifacts import (
 from edgeprune.pipeline.context import EVALUATION_BATCH, Context, batch_of
 from edgeprune.pipeline.cutting import CutModel
 from edgeprune.pipeline.timestamps import now
+from edgeprune.progress import Reporter
 from edgeprune_benchmarks.codec import encode
 from edgeprune_benchmarks.harness import (
     Comparison,
@@ -154,8 +155,8 @@ def _compare(
         )
 
 
-def _noise_floor(context: Context, comparison: Comparison) -> float | None:
-    """Return what this machine showed between equals, if anybody has measured that here."""
+def known_noise(comparison: Comparison, reporter: Reporter) -> float | None:
+    """Return the machine's noise floor as a share, if anybody has measured it here."""
     settings = comparison.settings
     try:
         floor = stored_floor(
@@ -166,7 +167,7 @@ def _noise_floor(context: Context, comparison: Comparison) -> float | None:
             device=settings.device,
         )
     except MeasureError as error:  # not worth losing what the stages before have made
-        context.reporter.say(str(error))
+        reporter.say(str(error))
         return None
     return floor.value if floor else None
 
@@ -196,7 +197,7 @@ def _record(
             units_removed=cut.plan.units_removed,
             units_total=cut.plan.units_total,
         ),
-        noise_floor=_noise_floor(context, comparison),
+        noise_floor=known_noise(comparison, context.reporter),
         seed=seed,
     )
 
