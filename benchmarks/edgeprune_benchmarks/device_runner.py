@@ -2317,10 +2317,8 @@ def chosen(bundle: Bundle, backend: Optional[str]) -> Artifact:
         if backend not in (None, artifact.backend):
             reason = "--backend %s was asked for" % backend
         if reason is None:
-            own = str(Path(artifact.file).parent)
-            faults = [f for name, f in damages(bundle) if str(Path(name).parent) == own]
-            if faults:
-                raise DamagedError("%s; copy the bundle again" % faults[0])
+            for _, fault in damages(bundle, folder_of(artifact.file)):
+                raise DamagedError("%s; copy the bundle again" % fault)
             for text in passed if backend is None else ():
                 tell("not used: " + text)
             return artifact
@@ -2328,10 +2326,17 @@ def chosen(bundle: Bundle, backend: Optional[str]) -> Artifact:
     raise RunnerError("no artifact of this bundle can be run here: %s" % "; ".join(passed))
 
 
-def damages(bundle: Bundle) -> Iterator[Tuple[str, str]]:
-    """Yield the names of files that are not those that ``bundle.json`` lists, and why."""
+def folder_of(name: str) -> str:
+    """Return the folder of a file of the bundle; an artifact has one to itself."""
+    return Path(name).parent.as_posix()
+
+
+def damages(bundle: Bundle, folder: Optional[str] = None) -> Iterator[Tuple[str, str]]:
+    """Yield the files, all or a folder's, that are not those ``bundle.json`` lists, and why."""
     for name, (size, sha) in bundle.files.items():
         path = bundle.folder / name
+        if folder not in (None, folder_of(name)):
+            continue
         if Path(name).is_absolute() or ".." in Path(name).parts:
             yield name, "%s would lie outside the bundle" % name
         elif not path.is_file():
@@ -2487,8 +2492,11 @@ def selftest(options: argparse.Namespace, out: IO[str]) -> int:
     found = [row["status"] for row in rows]
     ran = any("measure" in row for row in rows)
     code = 5 if "fail" in found else 0 if ran else 3
+    skipped = found.count("skipped")
     verdict = {
-        0: "this bundle works here as where it was made",
+        0: "what was run works here as where it was made; not run: %d of its artifacts" % skipped
+        if skipped
+        else "this bundle works here as where it was made",
         3: "nothing could be run here: install a runtime that the bundle is for",
         5: "this bundle is not, or does not work, as it was made",
     }[code]
@@ -2517,9 +2525,8 @@ def selftests(bundle: Bundle) -> Iterator[Answer]:
         return
     yield preprocessing_test(bundle)
     for artifact in bundle.artifacts:
-        own = str(Path(artifact.file).parent)
         reason = lacking(bundle, artifact)
-        if any(str(Path(name).parent) == own for name in damaged):
+        if folder_of(artifact.file) in map(folder_of, damaged):
             told: Answer = {"status": "fail", "detail": "not run, since a file of it is damaged"}
         elif reason:
             told = {"status": "skipped", "detail": "not run: " + reason}
@@ -2558,8 +2565,8 @@ def artifact_test(bundle: Bundle, artifact: Artifact) -> Answer:
     """Run the golden inputs, and compare with the model's own logits as its proof did."""
     place, runner = bundle.folder / "golden", Runner()
     limits = golden_of(bundle)["limits"]
-    folder = str(Path(artifact.file).parent)
-    limit = next(limits[name] for name in limits if str(Path(name).parent) == folder)
+    own = folder_of(artifact.file)
+    limit = next(limits[name] for name in limits if folder_of(name) == own)
     try:
         loaded = runner.load(str(bundle.folder / artifact.file), backend=artifact.backend)
         found = runner.logits(read_images(str(place / "inputs.npy")))

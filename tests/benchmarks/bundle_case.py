@@ -28,8 +28,12 @@ HOW = Preprocessing(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
 )
-FILES = {"openvino": ("model.xml", "model.bin"), "onnxruntime": ("model.onnx",)}
-FOLDERS = {"openvino": "openvino", "onnxruntime": "onnx"}
+FILES = {
+    "openvino": ("model.xml", "model.bin"),
+    "onnxruntime": ("model.onnx",),
+    "tensorrt": ("model.onnx",),
+}
+FOLDERS = {"openvino": "openvino", "onnxruntime": "onnx", "tensorrt": "tensorrt"}
 PATIENCE = 60.0
 
 

@@ -215,6 +215,7 @@ def test_it_needs_nothing_but_numpy_and_a_runtime_and_says_what_was_not_checked(
     done = run(program, "selftest", only=numpy_and_onnxruntime)
     assert done.returncode == 0, done.stdout
     assert "artifacts/openvino/model.xml: not run: openvino is not installed" in done.stdout
+    assert done.stdout.endswith("as where it was made; not run: 1 of its artifacts\n")
 
 
 def test_where_nothing_can_be_run_nothing_is_claimed(program: Path, tmp_path: Path) -> None:
@@ -278,6 +279,17 @@ def test_preprocessing_may_be_off_by_one_grey_level(program: Path, levels: int, 
     (row,) = [r for r in json.loads(done.stdout)["checks"] if r["what"] == "preprocessing"]
     assert row["levels"] == levels
     assert row["status"] == ("fail" if code else "pass")
+
+
+def test_an_engine_that_is_not_built_is_not_run_and_said_how_to_build(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    program = write_bundle(tmp_path / "bundle", tiny, runtimes=("tensorrt", "onnxruntime"))
+    site = packages(tmp_path / "site", "numpy", "onnxruntime")
+    (site / "tensorrt").mkdir()
+    done = run(program, "selftest", only=site)
+    assert done.returncode == 0, done.stdout
+    assert "engine.plan: not run: its engine is not built yet: python3 run.py build" in done.stdout
 
 
 # ------------------------------------------------------------------ benchmark and info
