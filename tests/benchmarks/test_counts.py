@@ -208,6 +208,40 @@ def test_an_open_batch_is_followed_through_windows_and_back(form: str, tmp_path:
     assert products == [windows * 16 * 6 * 24, windows * 2 * 16 * 16 * 4]
 
 
+def test_a_token_that_is_repeated_counts_once(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Expand", ["token", "shape"], ["tokens"]),
+        helper.make_node("Add", ["x", "tokens"], ["out"]),
+    ]
+    weights = {"token": ones(1, 1, 6), "shape": np.array([1, 9, 6])}
+    path = write(tmp_path / "t.onnx", nodes, inputs={"x": [1, 9, 6]}, weights=weights)
+    assert artifact_counts(path).params == 6
+
+
+def test_sizes_that_inference_cannot_tell_are_taken_from_the_file(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Secret", ["x"], ["hidden"], domain="com.microsoft"),
+        helper.make_node("MatMul", ["hidden", "w"], ["out"]),
+    ]
+    weights = {"w": ones(6, 5)}
+    path = write(tmp_path / "s.onnx", nodes, inputs={"x": ["n", 6]}, weights=weights)
+    assert only(layer_counts(path), "MatMul").macs is None
+    model = onnx.load(path)
+    model.graph.value_info.append(helper.make_tensor_value_info("hidden", FLOAT, ["n", 6]))
+    onnx.save(model, path)
+    assert only(layer_counts(path, batch=7), "MatMul").macs == 7 * 6 * 5
+
+
+def test_constants_among_the_nodes_are_weights_not_operators(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(ones(6, 5))
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=value),
+        helper.make_node("MatMul", ["x", "w"], ["out"]),
+    ]
+    counts = artifact_counts(write(tmp_path / "c.onnx", nodes, inputs={"x": [2, 6]}))
+    assert (dict(counts.operators), counts.params, counts.macs) == ({"MatMul": 1}, 30, 30)
+
+
 # --- quantised files ----------------------------------------------------------------------
 
 
@@ -235,6 +269,31 @@ def test_quantised_weights_count_once_and_their_scales_not(form: str, tmp_path: 
     counts = artifact_counts(path if form == "onnx" else as_ir(path))
     assert counts.params == 8 * 6 * 9
     assert counts.macs == 6 * 6 * 8 * 6 * 9
+
+
+def test_scales_of_activations_are_no_parameters(tmp_path: Path) -> None:
+    weights = {"scales": np.linspace(0.1, 0.6, 6, dtype=np.float32)}
+    weights |= {"zeros": np.zeros(6, np.int8), "w": ones(8, 6, 1, 1)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "scales", "zeros"], ["q"], axis=1),
+        helper.make_node("DequantizeLinear", ["q", "scales", "zeros"], ["x"], axis=1),
+        helper.make_node("Conv", ["x", "w"], ["out"]),
+    ]
+    path = write(tmp_path / "q.onnx", nodes, inputs={"image": ["n", 6, 8, 8]}, weights=weights)
+    assert artifact_counts(path).params == 48
+
+
+def test_ranges_of_a_fake_quantisation_are_no_parameters(tmp_path: Path) -> None:
+    ov = import_openvino()
+    from openvino import opset13 as ops
+
+    image = ops.parameter([1, 6, 8, 8], np.float32)
+    ranges = [ops.constant(ones(1, 6, 1, 1) * end) for end in (-1, 1, -1, 1)]
+    limited = ops.fake_quantize(image, *ranges, 256)
+    zeros = [0, 0]
+    product = ops.convolution(limited, ops.constant(ones(8, 6, 1, 1)), [1, 1], zeros, zeros, [1, 1])
+    ov.save_model(ov.Model([product], [image]), tmp_path / "q.xml", compress_to_fp16=False)
+    assert artifact_counts(tmp_path / "q.xml").params == 48
 
 
 def test_a_weight_is_named_by_what_is_stored_not_by_what_is_computed_from_it(
@@ -317,3 +376,17 @@ def test_weights_outside_the_file_are_never_read(tmp_path: Path) -> None:
     )
     (tmp_path / "away.bin").unlink()
     assert artifact_counts(path) == expected
+
+
+def test_a_shape_outside_the_file_leaves_the_total_open(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["out"]),
+    ]
+    weights = {"shape": np.array([-1, 12]), "w": ones(12, 5)}
+    path = write(tmp_path / "s.onnx", nodes, inputs={"x": [1, 3, 4]}, weights=weights)
+    assert macs(path) == 60
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="away.bin", size_threshold=0
+    )
+    assert macs(path) is None
