@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from types import ModuleType
@@ -212,7 +213,12 @@ def test_pixels_beyond_the_pictures_size_are_not_unpacked(tmp_path: Path) -> Non
     head = struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(b"\0" * 200_000_000)) + chunk(b"IEND", b"")
     path = saved(tmp_path / "bomb.png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body)
-    assert runner.decode(path).shape == (4, 4)
+    tracemalloc.start()
+    try:
+        assert runner.decode(path).shape == (4, 4)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_damaged_png_is_not_handed_on_to_a_lenient_reader(tmp_path: Path) -> None:
