@@ -16,14 +16,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import MeasureError, UsageError
 from edgeprune.files import sha256, write_json
 from edgeprune_benchmarks.codec import decode, encode
 from edgeprune_benchmarks.counts import ArtifactCounts, artifact_counts
-from edgeprune_benchmarks.measurement import Subject
+from edgeprune_benchmarks.measurement import TENSORRT, Subject
 
 FORMAT: Final = "edgeprune-baseline"
 SCHEMA_VERSION: Final = 1
+RECIPE: Final = TENSORRT[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,22 +131,43 @@ class Baseline:
 def baseline_of(subject: Subject, tolerances: Tolerances | None = None) -> Baseline:
     """Count an artifact. What has to be measured is added by whoever measures it.
 
+    Of a recipe for TensorRT, what it is built from counts: the engine is another on
+    every device.
+
     Raises:
-        MeasureError: the file is damaged.
+        MeasureError: a file is damaged, or not the one that a recipe lists.
     """
+    graph, paths = _shipped(subject)
     files = {
         path.relative_to(subject.folder).as_posix(): Listed(
             bytes=path.stat().st_size, sha256=sha256(path)
         )
-        for path in subject.files
+        for path in paths
     }
     return Baseline(
         artifact=subject.artifact.name,
         backend=subject.backend or "",
         files=dict(sorted(files.items())),
-        counts=artifact_counts(subject.artifact),
+        counts=artifact_counts(graph),
         tolerances=tolerances or Tolerances(),
     )
+
+
+def _shipped(subject: Subject) -> tuple[Path, Sequence[Path]]:
+    """Return the file whose operators count, and all files that are the same everywhere."""
+    recipe = subject.folder / RECIPE
+    if subject.artifact.name not in TENSORRT or not recipe.is_file():
+        return subject.artifact, subject.files
+    try:
+        document = json.loads(recipe.read_text(encoding="utf-8"))
+        graph, listed = str(document["onnx"]), dict(document["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasureError(f"'{RECIPE}' is no recipe for TensorRT, or a damaged one") from error
+    for name, digest in listed.items():
+        path = subject.folder / name
+        if not path.is_file() or sha256(path) != digest:
+            raise MeasureError(f"'{name}' is not the file that the recipe lists")
+    return subject.folder / graph, [recipe, *(subject.folder / name for name in listed)]
 
 
 def write_baseline(baseline: Baseline, path: Path) -> None:

@@ -1,12 +1,14 @@
 """Baselines: what they hold, and what is made of a candidate that differs."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import MeasureError, UsageError
+from edgeprune.files import sha256, write_json
 from edgeprune_benchmarks.baseline import (
     Baseline,
     Decided,
@@ -71,6 +73,35 @@ def test_a_baseline_of_an_artifact_lists_every_file_of_it(tiny: Tiny) -> None:
     assert set(found.files) == {"tiny.xml", "tiny.bin"}
     assert found.bytes == sum(path.stat().st_size for path in tiny.ir.parent.glob("tiny.[xb]*"))
     assert found.counts.params == tiny.weight.size
+
+
+def recipe(tiny: Tiny, folder: Path) -> Subject:
+    """Return a recipe for TensorRT with an engine that was built from it."""
+    graph = shutil.copy(tiny.onnx, folder / "model.onnx")
+    document = {"onnx": graph.name, "files": {graph.name: sha256(graph)}}
+    write_json(folder / "recipe.json", document)
+    (folder / "engine.plan").write_bytes(b"of this device")
+    return Subject(name="recipe", artifact=folder / "recipe.json", backend="tensorrt")
+
+
+def test_of_a_recipe_its_graph_counts_and_the_engine_does_not(tiny: Tiny, tmp_path: Path) -> None:
+    subject = recipe(tiny, tmp_path)
+    found = baseline_of(subject)
+    assert set(found.files) == {"model.onnx", "recipe.json"}
+    assert found.counts.params == tiny.weight.size
+    (tmp_path / "engine.plan").write_bytes(b"of another device")
+    assert baseline_of(subject) == found
+    assert baseline_of(replace(subject, artifact=tmp_path / "engine.plan")).files == found.files
+
+
+@pytest.mark.parametrize("damage", ["model.onnx", "recipe.json"])
+def test_a_recipe_whose_files_are_not_those_it_lists_is_damaged(
+    damage: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    subject = recipe(tiny, tmp_path)
+    (tmp_path / damage).write_bytes(b"{}")
+    with pytest.raises(MeasureError, match=damage):
+        baseline_of(subject)
 
 
 @pytest.mark.parametrize(
