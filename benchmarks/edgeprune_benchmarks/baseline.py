@@ -20,11 +20,12 @@ from edgeprune.errors import MeasureError, UsageError
 from edgeprune.files import sha256, write_json
 from edgeprune_benchmarks.codec import decode, encode
 from edgeprune_benchmarks.counts import ArtifactCounts, artifact_counts
-from edgeprune_benchmarks.measurement import TENSORRT, Subject
+from edgeprune_benchmarks.measurement import Subject
 
 FORMAT: Final = "edgeprune-baseline"
 SCHEMA_VERSION: Final = 1
-RECIPE: Final = TENSORRT[1]
+RECIPE: Final = "recipe.json"
+TENSORRT: Final = ("engine.plan", RECIPE)  # either stands for the folder it is in
 
 
 @dataclass(frozen=True, kw_only=True)
