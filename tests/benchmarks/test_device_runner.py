@@ -205,7 +205,11 @@ def test_peak_memory_grows_by_what_the_child_allocates(tiny: Tiny, tmp_path: Pat
         ("load", {"artifact": "nowhere.onnx"}, "there is no file nowhere.onnx"),
         ("load", {"artifact": str(RUNNER)}, "no back end for device_runner.py: there are onnx"),
         ("load", {"artifact": str(RUNNER), "backend": "tflite"}, "no back end for tflite"),
-        ("load", {"artifact": str(RUNNER), "backend": "tensorrt"}, "no run.py beside|JetPack's python3-libnvinfer"),
+        (
+            "load",
+            {"artifact": str(RUNNER), "backend": "tensorrt"},
+            "no run.py beside|JetPack's python3-libnvinfer",
+        ),
         ("load", {"artifact": str(RUNNER), "backend": "onnxruntime"}, "is no ONNX file"),
         ("block", {"seconds": 1, "iterations": 1}, "send 'load' first"),
         ("block", {"hours": 1}, "unexpected keyword argument 'hours'"),

@@ -71,7 +71,15 @@ def test_every_file_that_a_runtime_loads_is_hashed(tiny: Tiny, outside: Path) ->
 def test_a_hash_is_the_same_for_a_file_of_many_pieces(tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(3 * (1 << 16) + 17)
     (tmp_path / "file").write_bytes(data)
-    assert runner.digest(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+    wanted = hashlib.sha256(data).hexdigest()
+    assert runner.digest(tmp_path / "file") == wanted
+    assert runner.digests([tmp_path / "file"] * 2) == [wanted, wanted]
+
+
+def test_a_file_that_cannot_be_hashed_is_an_error_of_this_process(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"here")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        runner.digests([tmp_path / "file", tmp_path / "gone"])
 
 
 def test_weights_that_were_left_behind_are_named(tiny: Tiny, outside: Path) -> None:

@@ -169,9 +169,7 @@ def test_the_mean_of_an_openvino_profile_leaves_the_slow_start_out(
     means = []
     for _ in range(40):
         request.infer([images])
-        means.append(
-            sum(layer.real_time.total_seconds() for layer in request.get_profiling_info())
-        )
+        means.append(sum(layer.real_time.total_seconds() for layer in request.get_profiling_info()))
     if not means[0] > 1.2 * means[-1]:
         pytest.skip("the start was not slow")
     assert model.profile is not None

@@ -91,6 +91,8 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device) {
     return device == 0 && *value > 0 ? OK : INVALID_VALUE;
 }
 
+int cudaSetDevice(int device) { return device == 0 ? OK : INVALID_VALUE; }
+
 int cudaGetDeviceProperties(char *properties, int device) {
     memset(properties, 0, 1032);
     strcpy(properties, "Orin");
