@@ -206,6 +206,24 @@ def test_a_file_that_changes_while_it_is_copied_is_given_up(
         host.give(tmp_path, [file])
 
 
+def test_what_another_brought_meanwhile_is_not_sent_again(
+    server: SshServer, tmp_path: Path
+) -> None:
+    file = noise(tmp_path / "file", 8 * MIB, 14)
+    others: list[int] = []
+
+    def overtake(done: int) -> None:
+        if not others:
+            with login(server) as other:
+                other.give(tmp_path, [file])
+                others.append(other.sent_bytes)
+
+    with login(server, Watcher(overtake)) as host:
+        there = host.give(tmp_path, [file])
+        assert (Path(there) / "file").read_bytes() == file.read_bytes()
+        assert (host.sent_bytes, others) == (2 * MIB, [7 * MIB])
+
+
 def test_two_at_once_bring_the_same_file_whole(server: SshServer, tmp_path: Path) -> None:
     file = noise(tmp_path / "file", 12 * MIB, 12)
     both, sent = threading.Barrier(2, timeout=PATIENCE), []

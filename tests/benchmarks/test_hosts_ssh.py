@@ -57,13 +57,16 @@ def test_a_device_is_reached_through_a_jump_host(server: SshServer) -> None:
 
 def test_a_connection_that_the_user_keeps_open_is_used(server: SshServer) -> None:
     words = [str(shutil.which("ssh")), "-F", str(server.config), "-M", "-S", str(server.socket)]
-    with subprocess.Popen([*words, "-N", "device"]) as opened:
+    opened = subprocess.Popen([*words, "-N", "device"])
+    try:
         until(server.socket.exists, "no connection is opened")
         host, _ = open_host(server.url("opened"), config=server.config)
         with host, host.runner("tiny") as runner:
             assert runner.ask("info", PATIENCE)["ok"]
         assert opened.poll() is None
-        opened.terminate()
+    finally:
+        opened.kill()
+        opened.wait()
 
 
 def test_one_login_serves_everything(server: SshServer) -> None:
