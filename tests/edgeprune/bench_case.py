@@ -41,7 +41,7 @@ def write_net(
     shapes = {
         "first": (width, 3, 3, 3),
         "second": (width, width, 3, 3),
-        "head": (width, classes),
+        "head": (width * (edge // 8) ** 2, classes),
     }
     weights = {
         name: (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
@@ -51,7 +51,8 @@ def write_net(
         helper.make_node("Conv", ["images", "first"], ["a"], name="first", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["a"], ["b"], name="relu"),
         helper.make_node("Conv", ["b", "second"], ["c"], name="second", pads=[1, 1, 1, 1]),
-        helper.make_node("GlobalAveragePool", ["c"], ["d"], name="pool"),
+        # Coarse, so that it still tells where a square is.
+        helper.make_node("AveragePool", ["c"], ["d"], "pool", kernel_shape=[8, 8], strides=[8, 8]),
         helper.make_node("Flatten", ["d"], ["e"], name="flat"),
         helper.make_node("MatMul", ["e", "head"], ["logits"], name="head"),
     ]
