@@ -60,6 +60,24 @@ def test_an_artifact_that_changes_between_rounds_is_named_with_both_hashes(
     assert f"was {before} and is {sha256(path)} now" in str(caught.value)
 
 
+def test_what_was_built_on_the_device_has_to_stay_the_same_too(tiny: Tiny, tmp_path: Path) -> None:
+    change = """
+import os
+load = runner.Runner.load
+def building(self, artifact, **words):
+    answer = load(self, artifact, **words)
+    answer["files"]["built"] = str(os.getpid())
+    return answer
+runner.Runner.load = building
+"""
+    subject = Subject(name="slim", artifact=tiny.onnx)
+    with (
+        changed_runner(tmp_path, change) as host,
+        pytest.raises(MeasureError, match=r"^slim: built is not what it was"),
+    ):
+        compare(subject, subject, images(1), BRIEF, host=host)
+
+
 def test_a_pinned_subject_is_the_same_in_every_measurement_or_none(
     network: Callable[..., Path],
 ) -> None:

@@ -20,6 +20,7 @@ from edgeprune_benchmarks.journal import Journal, key_of
 from edgeprune_benchmarks.process import RunnerProcess
 
 from .conftest import Tiny, images
+from .test_measure_bad_input import changed_runner
 
 BRIEF = MeasureSettings(
     rounds=2,
@@ -129,7 +130,7 @@ def test_a_measurement_killed_in_the_middle_goes_on_with_the_rounds_that_are_mis
     journal, inputs, four = tmp_path / "journal.jsonl", images(2), replace(BRIEF, rounds=4)
     np.save(tmp_path / "inputs.npy", inputs)
     words = ", ".join(f"{name}={value!r}" for name, value in vars(four).items())
-    paths = [tiny.onnx, tiny.ir, tmp_path / "inputs.npy", journal]
+    paths = [tiny.onnx, tiny.onnx, tmp_path / "inputs.npy", journal]
     child = subprocess.Popen([sys.executable, "-c", KILLED.format(words), *map(str, paths)])
     while child.poll() is None and (not journal.exists() or len(stored(journal)) < 2):
         time.sleep(0.01)
@@ -139,7 +140,7 @@ def test_a_measurement_killed_in_the_middle_goes_on_with_the_rounds_that_are_mis
     assert 2 <= done < four.rounds
 
     heard: list[str] = []
-    dense, slim = Subject(name="A", artifact=tiny.onnx), Subject(name="B", artifact=tiny.ir)
+    dense, slim = Subject(name="A", artifact=tiny.onnx), Subject(name="B", artifact=tiny.onnx)
     found = compare(dense, slim, inputs, four, journal=journal, say=heard.append)
     assert heard == [f"{done} of 4 rounds are from the earlier run"]
     assert asked.count("load") == 2 * (four.rounds - done)
@@ -187,9 +188,20 @@ def test_rounds_of_another_artifact_other_images_or_settings_are_not_taken_over(
 
     assert loads(images(2), replace(BRIEF, timeout=50.0)) == 0
     assert loads(images(2, seed=1), BRIEF) == 4
-    assert loads(images(2), replace(BRIEF, block_inferences=6)) == 4
     network(layers=1)  # the same name, another content
     assert loads(images(2), BRIEF) == 4
+
+
+def test_rounds_of_another_machine_are_not_taken_over(
+    tiny: Tiny, tmp_path: Path, asked: list[str]
+) -> None:
+    subject, journal = Subject(name="dense", artifact=tiny.onnx), tmp_path / "journal.jsonl"
+    compare(subject, subject, images(1), BRIEF, journal=journal)
+    asked.clear()
+    slower = "machine = runner.machine; runner.machine = lambda gpu: {**machine(gpu), 'cpu': 'old'}"
+    with changed_runner(tmp_path, slower) as host:
+        compare(subject, subject, images(1), BRIEF, journal=journal, host=host)
+    assert asked.count("load") == 4
 
 
 def test_outputs_that_were_predicted_before_are_not_predicted_again(

@@ -13,7 +13,7 @@ from edgeprune_benchmarks.process import RUNNER, RunnerProcess
 from .conftest import Tiny
 
 PATIENCE = 60.0
-FAT = 400_000_000  # bytes
+FAT = 200_000_000  # bytes
 
 
 def script(text: str) -> RunnerProcess:
