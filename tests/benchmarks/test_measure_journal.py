@@ -188,6 +188,7 @@ def test_rounds_of_another_artifact_other_images_or_settings_are_not_taken_over(
 
     assert loads(images(2), replace(BRIEF, timeout=50.0)) == 0
     assert loads(images(2, seed=1), BRIEF) == 4
+    assert loads(images(2), replace(BRIEF, blocks=1)) == 4
     network(layers=1)  # the same name, another content
     assert loads(images(2), BRIEF) == 4
 
