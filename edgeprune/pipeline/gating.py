@@ -84,11 +84,7 @@ def _gate_artifact(settings: GateSettings, reporter: Reporter) -> _Judged:
         candidate = open_judged(settings.candidate, settings, CANDIDATE)
         tolerances = settings.tolerances(stored.tolerances if stored else Tolerances())
         counted = baseline_of(candidate.subject, tolerances)
-    except (
-        BundleError,
-        ModelError,
-        MeasureError,
-    ) as error:  # of files that cannot be read as they are
+    except (BundleError, ModelError, MeasureError) as error:  # of files, nothing has run yet
         damaged = Finding(
             name="files",
             group=settings.candidate.name,
