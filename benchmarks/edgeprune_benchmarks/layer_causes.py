@@ -63,7 +63,8 @@ CAUSES: Final[Mapping[str, str]] = {
     "misaligned": "their widths are no whole blocks, so kernels fill up with zeros or are others; "
     "--align chooses widths that are",
     "memory-bound": "they wait for memory, and what they move shrinks less than what they compute",
-    "slower kernel": "they compute as wide and as aligned as before, at a lower rate",
+    "slower kernel": "neither widths nor memory explain it: they work at a lower rate than before, "
+    "as kernels do on fewer channels",
 }
 
 
@@ -97,7 +98,7 @@ def judged(dense: Layer | None, slim: Layer | None, roof: Roofline, block: int) 
     before, after = (each.time.ms if each else 0.0 for each in (dense, slim))
     left = _left(dense, slim) if dense and slim else 0.0
     expected = before * left
-    lost = after - expected if slim else 0.0
+    lost = after - expected
     cause, why = "saved", ""
     if slim is not None and lost > KEPT * before and lost > 0:
         cause, why = next(_causes(dense, slim, roof, block, left))

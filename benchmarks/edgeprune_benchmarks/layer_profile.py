@@ -54,7 +54,7 @@ def profile_pair(
         found: dict[str, list[Profile]] = {"dense": [], "slim": []}
         for key in TURNS:
             found[key].extend(_profiles(there, placed[key], images, settings))
-    return {key: _central(profiles) for key, profiles in found.items()}
+    return {key: central(profiles) for key, profiles in found.items()}
 
 
 def _profiles(host: Host, placed: Placed, images: str, settings: MeasureSettings) -> list[Profile]:
@@ -107,7 +107,7 @@ def _load(runner: RunnerProcess, placed: Placed, settings: MeasureSettings) -> A
     )
 
 
-def _central(profiles: Sequence[Profile]) -> Profile:
+def central(profiles: Sequence[Profile]) -> Profile:
     """Take the median time of equal layers; the first profile says which there are."""
     by_name = [{layer.name: layer for layer in each.layers} for each in profiles]
     sums = [each.layers_ms for each in profiles]

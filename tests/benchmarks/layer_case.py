@@ -67,6 +67,25 @@ def write_layers(path: Path, widths: Widths, *, batch: int | str = "batch") -> P
     return path
 
 
+def write_branches(path: Path) -> Path:
+    """Write two 1×1 convolutions of the same images whose outputs are added."""
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["images", "main.weight"], ["main"], "node_main"),
+            helper.make_node("Conv", ["images", "side.weight"], ["side"], "node_side"),
+            helper.make_node("Add", ["main", "side"], ["sum"], "node_sum"),
+        ],
+        "branches",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1, 4, SIZE, SIZE])],
+        [numpy_helper.from_array(weight, f"{name}.weight") for name in ("main", "side")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save(model, path)
+    return path
+
+
 def macs_of(widths: Widths, batch: int = 1) -> dict[str, int]:
     """Count the network's multiply-accumulates by hand."""
     pixels = batch * SIZE * SIZE

@@ -43,6 +43,19 @@ def test_a_width_that_was_misaligned_before_is_not_to_blame() -> None:
     assert cause(conv(1.0, 100, 3, 64), conv(0.9, 50, 3, 32)) == "slower kernel"
 
 
+def test_only_widths_that_changed_are_named() -> None:
+    found = judged(conv(1.0, 100, 3, 64), conv(0.9, 62, 3, 40), ROOF, 16)
+    assert found.why == "40 is no multiple of 16"
+
+
+def test_what_takes_longer_decides_between_misaligned_and_memory_bound() -> None:
+    dense = conv(1.0, 20, 512, 64, megabytes=10)
+    slim = conv(0.8, 8, 512, 33, megabytes=8)  # 0.8 ms to move, 0.1 ms to compute
+    assert cause(dense, slim) == "memory-bound"
+    heavy = conv(9.0, 800, 512, 33, megabytes=8)
+    assert cause(conv(10.0, 2000, 512, 64, megabytes=10), heavy) == "misaligned"
+
+
 def test_blocks_decide_what_is_misaligned() -> None:
     dense, slim = conv(1.0, 100, 64, 64), conv(0.9, 38, 40, 40)
     assert cause(dense, slim, 16) == "misaligned"

@@ -6,7 +6,7 @@ import pytest
 from edgeprune_benchmarks.layer_graph import rearranges, with_work
 from edgeprune_benchmarks.layer_values import Layer, LayerTime
 
-from .layer_case import Widths, layer_time, macs_of, write_layers
+from .layer_case import Widths, layer_time, macs_of, write_branches, write_layers
 
 
 @pytest.fixture
@@ -57,6 +57,15 @@ def test_a_foreign_node_covers_all_operators_between_its_ends(network: Path) -> 
         *("node_stem", "node_stem_relu", "node_wide", "node_wide_relu"),
         *("node_deep", "node_deep_relu"),
     )
+
+
+def test_a_layer_that_multiplies_already_is_given_no_second_operator_that_does(
+    tmp_path: Path,
+) -> None:
+    path = write_branches(tmp_path / "branches.onnx")
+    (found,) = with_work(path, (layer_time("sum", origins=("node_main", "node_sum")),), 1)
+    assert found.work is not None
+    assert found.work.operators == ("node_main", "node_sum")
 
 
 def test_a_name_inside_another_name_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -101,6 +101,16 @@ def test_neighbours_that_slow_both_sides_at_times_do_not_move_the_ratio() -> Non
     assert (found.low, found.value, found.high) == pytest.approx((0.8, 0.8, 0.8))
 
 
+def test_rounds_narrow_the_interval_and_blocks_do_not() -> None:
+    def width(**how: int) -> float:
+        found = [latency_ratio(*simulated(seed, ratio=1.0, **how)) for seed in range(20)]
+        return float(np.mean([each.high - each.low for each in found]))
+
+    few = width(rounds=8, blocks=4)
+    assert width(rounds=32, blocks=4) < 0.6 * few
+    assert width(rounds=8, blocks=16) > 0.6 * few
+
+
 def test_the_interval_is_the_same_for_the_same_seed_only() -> None:
     dense, slim = simulated(0, ratio=0.9, rounds=1)  # the interval is the bootstrap's alone
     again = latency_ratio(dense, slim, seed=1, resamples=99)

@@ -130,6 +130,15 @@ def test_images_with_several_calls_are_resampled_whole() -> None:
     assert one.overall.n == 1000
 
 
+def test_several_calls_that_did_not_change_are_bounded_as_few_images_too() -> None:
+    labels = np.zeros((100, 2), np.int64)
+    after = labels.copy()
+    after[0, 0] = 1  # half of one image, so that images are resampled
+    found = judged(labels, after, labels).overall
+    assert found.low <= -(1.6448536269514722**2) / (100 + 1.6448536269514722**2)
+    assert found.high > 0
+
+
 def test_a_class_without_images_is_inconclusive_and_says_so() -> None:
     labels = np.zeros(500, np.int64)
     found = judged(labels, labels, labels)
