@@ -1,4 +1,4 @@
-"""One command, run to its end, with what it said.
+"""How commands are started, and one that is run to its end.
 
 Invariant: when ``run`` returns or raises, the process it started is gone.
 """
@@ -7,10 +7,21 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
 
 from edgeprune.errors import MeasureError
 
-__all__ = ["Called", "run"]
+__all__ = ["Called", "program", "run"]
+
+START: Final = """\
+import importlib.util, sys
+sys.path[:] = [entry for entry in sys.path if entry]
+spec = importlib.util.spec_from_file_location(*sys.argv[1:3])
+sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+del sys.argv[1:3]
+spec.loader.exec_module(module)
+sys.exit(module.main())"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +31,15 @@ class Called:
     code: int  # exit code; negative: the signal that ended it
     out: str
     err: str
+
+
+def program(python: str, path: PurePath | str, *words: str) -> list[str]:
+    """Return the command that runs ``main()`` of a file.
+
+    A file that is run as a script is compiled every time, which takes memory that a
+    measurement would count; one that is imported is compiled once.
+    """
+    return [python, "-c", START, PurePath(path).stem, str(path), *words]
 
 
 def run(

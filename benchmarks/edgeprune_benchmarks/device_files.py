@@ -16,6 +16,7 @@ if __name__ == "__main__":  # with -c, Python looks for modules where one logs i
     sys.path[:] = [entry for entry in sys.path if entry]
 
 import base64
+import compileall
 import contextlib
 import fcntl
 import hashlib
@@ -30,7 +31,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,7 +54,7 @@ class Store:
         whole, partial = self.files / name, self.files / (name + ".partial")
         if whole.is_file():
             if digest(whole) == name:
-                os.utime(str(whole))
+                touch(whole)
                 return {"whole": True, "size": whole.stat().st_size, "sha256": name}
             whole.unlink()
         if not partial.is_file():
@@ -92,7 +92,8 @@ class Store:
             shown = folder / name
             shown.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             show(self.files / content, shown)
-        os.utime(str(folder))
+        compileall.compile_dir(str(folder), quiet=2)  # not in the first process that is measured
+        touch(folder)
         return folder
 
     def replace(self, names: "dict[str, str]") -> Path:
@@ -109,7 +110,7 @@ class Store:
     def forget_unused(self) -> None:
         """Remove what no measurement has asked for in a long time."""
         for path in [*self.files.iterdir(), *self.folders.iterdir()]:
-            if OURS.fullmatch(path.name) and time.time() - path.stat().st_mtime > UNUSED:
+            if OURS.fullmatch(path.name) and time.time() - path.stat().st_atime > UNUSED:
                 remove(path)
 
 
@@ -131,7 +132,7 @@ class Keeper:
         self.stores[True] = Store(self.cache)
         sessions = self.cache / "sessions"
         sessions.mkdir(mode=0o700, exist_ok=True)
-        with exclusive(self.cache):
+        with lock(self.cache / "lock"):
             forget_sessions(sessions)
             self.stores[True].forget_unused()
             self.session = Path(tempfile.mkdtemp(dir=str(sessions)))
@@ -149,19 +150,19 @@ class Keeper:
 
     def append(self, name: str, at: int, data: str, size: int, keep: bool) -> "dict[str, Any]":
         """Add bytes to a file; one connection at a time."""
-        with exclusive(self.cache):
+        with lock(self.cache / "lock"):
             return self.stores[keep].append(name, at, base64.b64decode(data), size)
 
     def drop(self, name: str, keep: bool) -> "dict[str, Any]":
         """Forget a partial file that is not a part of what it should be."""
-        with exclusive(self.cache):
+        with lock(self.cache / "lock"):
             remove(self.stores[keep].files / (name + ".partial"))
         return {}
 
     def folder(self, names: "dict[str, str]", keep: bool) -> "dict[str, Any]":
         """Show files under their names; thousands of images do not pile up."""
         store = self.stores[keep]
-        with exclusive(self.cache):
+        with lock(self.cache / "lock"):
             return {"folder": str(store.folder(names) if keep else store.replace(names))}
 
     def scratch(self) -> "dict[str, Any]":
@@ -216,6 +217,11 @@ def show(content: Path, shown: Path) -> None:
         shutil.copyfile(str(content), str(shown))
 
 
+def touch(path: Path) -> None:
+    """Remember when a file was used; when it was changed, Python's compiled files depend on."""
+    os.utime(str(path), (time.time(), path.stat().st_mtime))
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -229,13 +235,6 @@ def lock(path: Path, wait: bool = True) -> "IO[bytes]":
     file = path.open("ab")
     fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
-
-
-@contextlib.contextmanager
-def exclusive(cache: Path) -> "Iterator[None]":
-    """Keep other connections out of the cache."""
-    with lock(cache / "lock"):
-        yield
 
 
 def forget_sessions(sessions: Path) -> None:

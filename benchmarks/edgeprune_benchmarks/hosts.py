@@ -18,7 +18,7 @@ from typing import Protocol, Self
 from edgeprune.errors import UsageError
 from edgeprune.files import replacing
 from edgeprune.progress import Reporter
-from edgeprune_benchmarks.commands import Called, run
+from edgeprune_benchmarks.commands import Called, program, run
 from edgeprune_benchmarks.process import RUNNER, RunnerProcess
 from edgeprune_benchmarks.sending import files_under
 from edgeprune_benchmarks.ssh import SshHost
@@ -89,14 +89,14 @@ class LocalHost:
     name = "this machine"
 
     def __init__(self, runner: Path = RUNNER, python: str = sys.executable) -> None:
-        """Take the runner to start, and the Python that starts it."""
+        """Take the runner, a file with a ``main()``, and the Python that runs it."""
         self.python = python
         self._runner = runner
         self._scratch: list[str] = []
 
     def runner(self, name: str) -> RunnerProcess:
         """Start a device runner."""
-        return RunnerProcess(name, [self.python, str(self._runner), "serve"])
+        return RunnerProcess(name, program(self.python, self._runner, "serve"))
 
     def give(self, folder: Path, files: Sequence[Path], *, keep: bool = True) -> str:
         """Return the folder itself; ``MeasureError`` when a file is not there."""

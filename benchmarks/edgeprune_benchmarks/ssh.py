@@ -20,7 +20,7 @@ from typing import Final, Self
 from edgeprune.errors import MeasureError
 from edgeprune.files import replacing
 from edgeprune.progress import Reporter, Silent
-from edgeprune_benchmarks.commands import Called, run
+from edgeprune_benchmarks.commands import Called, program, run
 from edgeprune_benchmarks.process import KEPT, RUNNER, Answer, RunnerProcess
 from edgeprune_benchmarks.sending import PATIENCE, files_under, receive, send
 from edgeprune_benchmarks.ssh_address import Address
@@ -80,7 +80,7 @@ class SshHost:
 
     def runner(self, name: str) -> RunnerProcess:
         """Start a device runner there, with the environment it would have here."""
-        command = [self.python, self._own(self._file), "serve"]
+        command = program(self.python, self._own(self._file), "serve")
         return self._process(f"{name} on {self.name}", self._attended(command, KEPT))
 
     def give(self, folder: Path, files: Sequence[Path], *, keep: bool = True) -> str:
@@ -182,8 +182,8 @@ class SshHost:
 
     def _attended(self, command: Sequence[str], kept: Sequence[str] | None) -> list[str]:
         """Return the command line that runs a command there for as long as we wait for it."""
-        attend = [self.python, self._own(FILES), "run", MARKER, json.dumps(kept)]
-        return self._remote([*attend, *command])
+        words = ["run", MARKER, json.dumps(kept), *command]
+        return self._remote(program(self.python, self._own(FILES), *words))
 
     def _remote(self, command: Sequence[str], *, leads: bool = False) -> list[str]:
         """Return the command line that runs a command there."""

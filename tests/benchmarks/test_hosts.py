@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import MeasureError, UsageError
+from edgeprune_benchmarks.commands import program, run
 from edgeprune_benchmarks.hosts import Host, LocalHost, SshHost, open_host
 from edgeprune_benchmarks.ssh_address import Address, parse_address
 from edgeprune_benchmarks.ssh_failure import connection_broke, no_connection
@@ -44,6 +46,7 @@ def test_an_address_says_where_and_on_what_device(text: str, address: Address, d
         "ssh://-oProxyCommand=reboot",
         "ssh://-oProxyCommand=reboot@pc",
         "ssh://-l@pc",
+        "ssh://-v",
         "ssh://[-6]",
         "ssh://pc;reboot",
         "ssh://$(reboot)@pc",
@@ -121,6 +124,21 @@ def test_a_runner_of_this_machine_predicts_and_its_outputs_are_fetched(
     np.testing.assert_allclose(np.load(tmp_path / "here.npy"), tiny.expected(batch), rtol=1e-5)
     assert not Path(scratch).exists()
     assert (tmp_path / "inputs.npy").exists()
+
+
+def test_a_program_sees_its_words_and_nothing_of_how_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    path = tmp_path / "shown.py"
+    path.write_text(
+        "import sys, numpy, dataclasses\n@dataclasses.dataclass\nclass Word:\n    text: 'str'\n"
+        "def main():\n    print(__name__, __file__, sys.argv[1:])\n    return 7\n"
+    )
+    words = program(sys.executable, path, "a", "b c")
+    clean = {"PATH": os.environ["PATH"]}  # where compiled files may be written
+    called = run(["env", "-C", str(tmp_path), *words], PATIENCE, environment=clean)
+    assert (called.code, called.err) == (7, "")
+    assert called.out == f"shown {path} ['a', 'b c']\n"
+    assert list(tmp_path.glob("__pycache__/shown.*.pyc"))
 
 
 def test_files_that_are_missing_or_elsewhere_are_not_given(tmp_path: Path) -> None:

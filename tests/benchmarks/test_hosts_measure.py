@@ -91,7 +91,7 @@ def test_no_image_stays_on_the_device(server: SshServer, tiny: Tiny) -> None:
     with login(server) as host:
         predict(Subject(name="slim", artifact=tiny.onnx), images(3), SETTINGS, host=host)
     left = [path for path in server.cache.rglob("*") if path.is_file()]
-    assert {path.suffix for path in left} <= {".py", ".onnx", ".xml", ".bin", ""}
+    assert {path.suffix for path in left} <= {".py", ".pyc", ".onnx", ".xml", ".bin", ""}
     assert not any(path.read_bytes().startswith(b"\x93NUMPY") for path in left)
 
 

@@ -49,6 +49,18 @@ def test_a_runner_there_predicts_what_the_network_gives(
     np.testing.assert_allclose(np.load(tmp_path / "outputs.npy"), tiny.expected(batch), rtol=1e-5)
 
 
+def test_programs_there_are_compiled_before_they_are_measured(
+    server: SshServer, host: SshHost
+) -> None:
+    with host.runner("tiny") as runner:
+        runner.ask("info", PATIENCE)
+    compiled = {path: path.stat().st_mtime_ns for path in server.cache.rglob("*.pyc")}
+    assert {path.name.partition(".")[0] for path in compiled} == {"device_runner", "device_files"}
+    with login(server) as again, again.runner("tiny") as runner:
+        runner.ask("info", PATIENCE)
+    assert {path: path.stat().st_mtime_ns for path in server.cache.rglob("*.pyc")} == compiled
+
+
 def test_a_device_is_reached_through_a_jump_host(server: SshServer) -> None:
     host, _ = open_host(server.url("beyond"), config=server.config)
     with host, host.runner("tiny") as runner:
@@ -101,17 +113,17 @@ def test_a_command_that_takes_too_long_is_ended_there_too(
 def test_a_runner_that_hangs_is_ended_with_its_connection(server: SshServer, host: SshHost) -> None:
     with host.runner("dense") as runner:
         runner.ask("info", PATIENCE)
-        (hung,) = running(server, "device_runner.py", "serve")
+        (hung,) = running(server, "device_runner.py")
         os.kill(hung, signal.SIGSTOP)
     until(lambda: not alive(hung), "the runner is still there")
 
 
-def running(server: SshServer, name: str, *words: str) -> list[int]:
-    """Return the processes of a program that Python runs for connections."""
+def running(server: SshServer, name: str) -> list[int]:
+    """Return the processes that serve as a program of ours for connections."""
     assert server.process is not None
     found = []
     for pid in offspring(server.process.pid):
-        line = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:-1]
-        if line and Path(line[0]).name == name and line[1:] == list(words):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if [Path(word).name for word in words[-3:-1]] == [name, "serve"] and "run" not in words:
             found.append(pid)
     return found

@@ -119,7 +119,7 @@ def test_a_runner_sees_the_environment_it_would_have_here(
 ) -> None:
     shows = tmp_path / "device_runner.py"
     answer = "{'id': 1, 'ok': True, 'names': list(os.environ)}"
-    shows.write_text(f"import json, os\ninput()\nprint(json.dumps({answer}))")
+    shows.write_text(f"import json, os\ndef main():\n input()\n print(json.dumps({answer}))")
     address = Address(host="device", python=sys.executable, cache=str(server.cache))
     with SshHost(address, runner=shows, config=server.config) as host:
         with host.runner("tiny") as runner:
