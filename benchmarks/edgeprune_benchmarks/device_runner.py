@@ -151,10 +151,9 @@ def decode(path: Path, bits: int = 8) -> np.ndarray:
     device. ``bits`` is the depth of wide grey samples in training: its largest becomes 255.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise RunnerError("it has more than %d MiB" % (MAX_BYTES >> 20))
+        data = path.read_bytes()
         own = next((read for mark, read in DECODERS if data.startswith(mark)), None)
         try:
             samples = own(data) if own else decode_elsewhere(data)
@@ -2870,7 +2869,6 @@ def main() -> int:
     options, rest = top.parse_known_args()
     if rest and options.verb != "build":
         top.error("unrecognized arguments: %s" % " ".join(rest))
-    sys.dont_write_bytecode = True
     with os.fdopen(os.dup(1), "w", errors="backslashreplace") as out:
         os.dup2(2, 1)  # runtimes print from C++ too, past sys.stdout
         try:

@@ -58,8 +58,9 @@ def write_bundle(
     multi_label: bool = False,
     bits: int = 8,
     measure: str = "max_rel",
+    own: str = "",
 ) -> Path:
-    """Write a bundle with the first runtime for its target's own; return its run.py."""
+    """Write a bundle, for a target with its ``own`` runtime, the first; return its run.py."""
     artifacts = []
     for runtime in runtimes:
         place = folder / "artifacts" / FOLDERS[runtime]
@@ -88,7 +89,7 @@ def write_bundle(
         ),
     )
     shutil.copyfile(RUNNER, folder / "run.py")
-    target = {"name": "cpu", "runtime": runtimes[0], "measured_in": runtimes[0]}
+    target = {"name": "cpu", "runtime": own or runtimes[0], "measured_in": runtimes[0]}
     write_manifest(
         folder,
         {

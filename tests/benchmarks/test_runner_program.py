@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from edgeprune.bundle import read_manifest, relist
+from edgeprune_benchmarks import device_runner
 from edgeprune_benchmarks.process import RUNNER
 
 from .bundle_case import CLASSES, packages, pictures, prepared, run, write_bundle
@@ -136,6 +137,15 @@ def test_the_backend_can_be_chosen(program: Path, scans: list[Path]) -> None:
     refused = run(program, "predict", scans[0], "--backend", "tensorrt")
     assert refused.returncode == 1
     assert "no artifact of this bundle can be run here: artifacts/onnx/model.onnx" in refused.stderr
+
+
+def test_the_targets_own_runtime_comes_first_however_artifacts_are_listed(
+    tmp_path: Path, tiny: Tiny, scans: list[Path]
+) -> None:
+    program = write_bundle(tmp_path / "bundle", tiny, own="onnxruntime")
+    assert (
+        json.loads(run(program, "predict", scans[0], "--json").stdout)["backend"] == "onnxruntime"
+    )
 
 
 def test_where_the_targets_runtime_is_missing_another_is_used_and_that_is_said(
@@ -262,6 +272,16 @@ def test_noise_is_relative_to_what_images_change_in_the_logits(tmp_path: Path, t
     assert row["status"] == "fail"
 
 
+@pytest.mark.parametrize("measure", ["max_rel", "noise"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_infinitely_far(measure: str, value: float) -> None:
+    wanted = np.eye(3, dtype=np.float32)
+    found = wanted.copy()
+    found[1, 1] = value
+    assert device_runner.distance(found, wanted, measure) == np.inf
+    assert device_runner.distance(wanted, wanted, measure) == 0
+
+
 @pytest.mark.parametrize(("levels", "code"), [(1, 0), (2, 5)])
 def test_preprocessing_may_be_off_by_one_grey_level(program: Path, levels: int, code: int) -> None:
     place = program.parent / "golden"
@@ -320,6 +340,7 @@ def test_any_artifact_can_be_timed_and_without_inputs_by_noise(tiny: Tiny) -> No
     told = json.loads(done.stdout)
     assert (told["backend"], told["batch"], told["inputs"]) == ("openvino", 2, None)
     assert told["artifact"] == tiny.ir.name
+    assert told["shape"][0] == 2
 
 
 def test_an_artifact_of_fixed_batch_is_timed_at_its_own(network: Any) -> None:
