@@ -19,6 +19,7 @@ from edgeprune_benchmarks.noise import NoiseFloor
 from edgeprune_benchmarks.record import Record
 
 FORMAT: Final = "edgeprune-bench"
+SUMMARY: Final = "edgeprune-bench-summary"  # what cannot be read back
 SCHEMA_VERSION: Final = 1
 
 
@@ -65,7 +66,7 @@ class BenchReport:
         more = {"inputs": self.inputs, "notes": list(self.notes), "noise": encode(self.noise)}
         if self.layers is not None:
             more["layers"] = encode(self.layers)
-        return {"format": self.format, "created": self.created, **own, "cases": cases, **more}
+        return {"format": SUMMARY, "created": self.created, **own, "cases": cases, **more}
 
 
 def write_report(report: BenchReport, path: Path) -> None:

@@ -57,8 +57,10 @@ def interval(record: Record, between: str = " to ") -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a time in three digits."""
-    return MISSING if value is None else f"{value:.3g} ms"
+    """Write a time in three digits, or in whole milliseconds."""
+    if value is None:
+        return MISSING
+    return f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
 
 
 def pair_sentences(record: Record) -> Iterator[str]:
@@ -237,7 +239,7 @@ def _quotient(a: float, b: float) -> str:
 
 
 def _megabytes(value: float) -> str:
-    return f"{value / 1e6:.3g} MB"
+    return f"{value / 1e6:.3g} MB" if value < 1e9 else f"{value / 1e6:.0f} MB"
 
 
 def _millijoules(value: float) -> str:

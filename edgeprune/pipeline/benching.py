@@ -95,7 +95,7 @@ def markdown(report: BenchReport) -> str:
 @contextmanager
 def _opened(settings: BenchSettings, journal: Path | None, reporter: Reporter) -> Iterator[Job]:
     """Open the pair where it is measured, before anything is written."""
-    host, device = open_host(settings.device)
+    host, device = open_host(settings.device, reporter=reporter)
     with host:
         pair = open_pair(settings, host, device, reporter)
         yield Job(

@@ -16,7 +16,13 @@ from edgeprune_benchmarks.formats_bench import (
     bench_points,
     summary_rows,
 )
-from edgeprune_benchmarks.formats_rows import case_rows, case_sentences, pair_rows, pair_sentences
+from edgeprune_benchmarks.formats_rows import (
+    case_rows,
+    case_sentences,
+    milliseconds,
+    pair_rows,
+    pair_sentences,
+)
 from edgeprune_benchmarks.noise import NoiseFloor
 
 from .bench_report_case import HOSTILE, one_kind_of_time, record, report
@@ -139,6 +145,18 @@ def test_the_headline_has_every_case_and_no_raw_sample() -> None:
     assert [case["batch"] for case in headline["cases"]] == [1, 8]
     assert set(headline["cases"][0]["results"]) == {"dense", "slim", "latency_ratio", "cut"}
     assert "blocks_ns" not in json.dumps(headline)
+
+
+def test_a_headline_is_not_taken_for_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "printed.json"
+    path.write_text(json.dumps(report().headline), encoding="utf-8")
+    with pytest.raises(MeasureError, match="is not a report of bench"):
+        read_report(path)
+
+
+def test_long_times_and_large_files_are_written_out() -> None:
+    assert milliseconds(1463.2) == "1463 ms"
+    assert milliseconds(0.12345) == "0.123 ms"
 
 
 def test_what_a_measurement_against_itself_showed_is_said() -> None:

@@ -1,5 +1,6 @@
 """``edgeprune bench``: what it measures, prints and writes, and what it refuses."""
 
+import getpass
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from edgeprune.pipeline.subjects import open_subject
 from edgeprune_benchmarks.bench_report import read_report
 from edgeprune_benchmarks.noise import default_path
 
+from ..benchmarks.ssh_server import SshServer, needs_sshd
 from ..exporters.fake_tensorrt import install
 from ..exporters.fake_tensorrt_recipe import write_recipe
 from .bench_case import HOW, rewrite, write_bundle, write_net
@@ -326,3 +328,26 @@ def test_layers_are_compared_where_that_is_asked_for(run: Run, tmp_path: Path) -
     assert report.layers is not None
     assert {pair.name for pair in report.layers.layers} >= {"first", "second"}
     assert "by layers" in (tmp_path / "found" / "bench.md").read_text(encoding="utf-8")
+
+
+@needs_sshd
+def test_another_device_is_measured_and_nothing_tells_which(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path.with_name(f"{tmp_path.name}-sshd")
+    place.mkdir()
+    server = SshServer(folder=place)
+    server.start()
+    try:
+        monkeypatch.setenv("EDGEPRUNE_SSH_CONFIG", str(server.config))
+        write_net(tmp_path / "a.onnx")
+        write_net(tmp_path / "b.onnx", 4)
+        words = ("--device", server.url(), "--out", "found", "--rounds", "2", "--quick")
+        code, out, err = run("a.onnx", "b.onnx", *words)
+    finally:
+        server.stop()
+    assert code == 0, err
+    assert "on device" in err
+    for secret in (str(place), "ssh://", getpass.getuser() + "@", "127.0.0.1"):
+        assert secret not in out
+        assert all(secret.encode() not in f.read_bytes() for f in (tmp_path / "found").iterdir())
