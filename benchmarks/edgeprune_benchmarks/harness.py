@@ -128,8 +128,8 @@ def predict(
         results = []
         for part in _parts(inputs):
             digest = _digest(part)
-            if (stored := log.get(digest)) is not None:
-                results.append(_unpacked(stored))
+            if (stored := _unpacked(log.get(digest))) is not None:
+                results.append(stored)
                 continue
             if runner is None:
                 runner = stack.enter_context(there.runner(subject.name))
@@ -206,9 +206,12 @@ def _packed(outputs: Outputs) -> dict[str, object]:
     return {"shape": list(outputs.shape), "float32": data}
 
 
-def _unpacked(stored: Mapping[str, Any]) -> Outputs:
-    values = np.frombuffer(base64.b64decode(stored["float32"]), "<f4")
-    return values.reshape(stored["shape"]).astype(np.float32)
+def _unpacked(stored: Any) -> Outputs | None:  # noqa: ANN401  a JSON value
+    try:
+        values = np.frombuffer(base64.b64decode(stored["float32"]), "<f4")
+        return values.reshape(stored["shape"]).astype(np.float32)
+    except (KeyError, TypeError, ValueError):
+        return None  # not stored, or by an edgeprune that stored something else
 
 
 def _parts(inputs: Images | Iterable[Images]) -> Iterator[Images]:

@@ -103,7 +103,7 @@ class MeasureSettings:
 
     @classmethod
     def quick(cls, *, threads: int = 1, batch: int = 1) -> "MeasureSettings":
-        """Return settings that finish a small model in about 10 seconds."""
+        """Return settings that finish a small model in 10 to 15 seconds."""
         return cls(
             threads=threads,
             batch=batch,
