@@ -24,12 +24,12 @@ def accuracy_findings(found: NonInferiority, group: str) -> Iterator[Finding]:
 
 
 def _finding(bound: Bound, group: str, status: str) -> Finding:
-    whose = "" if bound.name == "all" else f" of {bound.name}"
+    name = bound.measure if bound.name == "all" else f"{bound.measure} of {bound.name}"
     return Finding(
-        name=f"{bound.measure}{whose}",
+        name=name,
         group=group,
         status=status,
-        message=bound.reason,
+        message=bound.reason.removeprefix(f"{name}: "),
         value=bound.difference,
         unit="share",
         limit=-bound.margin,

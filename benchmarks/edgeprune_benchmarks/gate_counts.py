@@ -64,7 +64,8 @@ def memory_finding(
     more = ""
     if before.version != now.version:
         more = f"the runtime went from {before.version} to {now.version}"
-    return _judged(("peak memory", group, "bytes"), before.bytes, now.bytes, tolerance, more)
+    what = ("peak memory", group, "bytes")
+    return _judged(what, before.bytes, now.bytes, tolerance, more, noise=tolerance)
 
 
 def _total(operators: Mapping[str, int]) -> int | None:
@@ -77,18 +78,31 @@ def _uncounted(now: Baseline, name: str, *, lost: bool) -> Finding:
     return Finding(name=name, group=now.artifact, status=status, message=f"not counted: {why}")
 
 
-def _judged(what: tuple[str, str, str], old: int, new: int, tolerance: float, more: str) -> Finding:
+def _judged(
+    what: tuple[str, str, str],
+    old: int,
+    new: int,
+    tolerance: float,
+    more: str,
+    *,
+    noise: float = 0.0,
+) -> Finding:
+    """Compare a count. noise: share by which it differs from run to run."""
     name, group, unit = what
     limit = old * (1 + tolerance)
-    words = f"{new:,}{f' {unit}' if unit else ''}, {old:,} before"
-    if new > old:
-        words += f" ({(new - old) / max(old, 1):+.2%}, {100 * tolerance:g} % allowed)"
-    elif new < old:
-        words += f" ({(new - old) / old:+.2%}): improved, update the baseline"
+    shrank = new < old * (1 - noise)
+    words = f"{new:,}{f' {unit}' if unit else ''}"
+    if new == old:
+        words += ", as before"
+    else:
+        words += f", {old:,} before ({(new - old) / max(old, 1):+.2%}"
+        words += f"; {100 * tolerance:g} % more is allowed)" if new > old else ")"
+    if shrank:
+        words += ": improved, update the baseline"
     return Finding(
         name=name,
         group=group,
-        status=REGRESSION if new > limit else NOTE if new < old else PASSED,
+        status=REGRESSION if new > limit else NOTE if shrank else PASSED,
         message=f"{words}; {more}" if more else words,
         value=new,
         unit=unit,

@@ -85,8 +85,10 @@ class GateReport:
         """The verdict in one line."""
         counts = Counter(finding.status for finding in self.findings)
         parts = ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
+        if counts.keys() <= {NOTE}:
+            return f"gate judged nothing: {parts or 'no checks'}"
         accepted = " (accepted)" if self.verdict == INCONCLUSIVE and self.accepted else ""
-        return f"gate {WORDS[self.verdict]}{accepted}: {parts or 'no checks'}"
+        return f"gate {WORDS[self.verdict]}{accepted}: {parts}"
 
 
 def make_report(

@@ -183,7 +183,9 @@ def memory(now: Peak | None, *, cross_machine: bool = False) -> Finding:
     return memory_finding(PEAK, now, tolerance=0.05, cross_machine=cross_machine, group="case")
 
 
-@pytest.mark.parametrize(("peak", "status"), [(1050, "pass"), (1051, "regression"), (900, "note")])
+@pytest.mark.parametrize(
+    ("peak", "status"), [(1050, "pass"), (1051, "regression"), (950, "pass"), (949, "note")]
+)
 def test_memory_may_grow_by_its_tolerance(peak: int, status: str) -> None:
     assert memory(replace(PEAK, bytes=peak)).status == status
 
@@ -238,6 +240,15 @@ def test_a_class_with_too_few_images_is_named_and_stops_nothing() -> None:
 
 def test_a_class_with_too_few_images_is_not_passed_over_when_it_loses_some() -> None:
     assert accuracy(10, 2)["sensitivity of rare"] == "inconclusive"
+
+
+def test_a_finding_says_its_name_once() -> None:
+    labels = np.repeat([0, 1], 200)
+    found = non_inferiority(
+        labels[:, None], labels[:, None], labels, ("a", "b"), margin=0.05, class_margin=0.1
+    )
+    for finding in accuracy_findings(found, "set"):
+        assert not finding.message.startswith(("accuracy", "sensitivity"))
 
 
 def test_a_class_that_fell_fails_though_accuracy_as_a_whole_did_not() -> None:

@@ -48,6 +48,14 @@ def test_a_faster_record_passes_and_a_fall_of_accuracy_fails(tmp_path: Path) -> 
     assert statuses(path, max_drop=0.30) == {"latency": "pass", "accuracy": "pass"}
 
 
+def test_a_fall_that_may_be_chance_is_inconclusive(tmp_path: Path) -> None:
+    found = record()
+    assert found.difference is not None
+    wide = replace(found.difference, low=-0.3, high=0.05)
+    path = stored(tmp_path / "record.json", replace(found, difference=wide))
+    assert statuses(path)["accuracy"] == "inconclusive"
+
+
 def test_a_slower_record_is_inconclusive_for_it_was_measured_once(tmp_path: Path) -> None:
     path = stored(tmp_path / "record.json", slower(record(), 1.5))
     assert statuses(path)["latency"] == "inconclusive"

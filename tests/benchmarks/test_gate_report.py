@@ -53,6 +53,10 @@ def test_the_verdict_line_counts_what_was_not_judged() -> None:
     )
 
 
+def test_notes_alone_are_no_pass() -> None:
+    assert report(finding("note")).line == "gate judged nothing: 1 note"
+
+
 # --- GitHub ---------------------------------------------------------------------------
 
 

@@ -4,11 +4,15 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
+
+from edgeprune.data import load_data
+from edgeprune.pipeline.gate_subjects import split_sha256
 
 from .gate_case import write_bundle, write_classifier, write_images
 
@@ -222,6 +226,15 @@ def test_another_test_split_is_inconclusive_and_can_be_accepted(
     code, out, _ = run(str(model), "--baseline", "base.json", *accepted)
     assert code == 0
     assert "(accepted)" in out
+
+
+def test_a_split_is_known_by_its_images_and_their_labels(tmp_path: Path) -> None:
+    data = load_data(write_images(tmp_path / "squares.npz"))
+    renamed = replace(data.test, ids=tuple(f"other/{each}" for each in data.test.ids))
+    relabelled = replace(data.test, labels=data.test.labels[::-1].copy())
+    hashes = {split_sha256(replace(data, test=each)) for each in (data.test, renamed, relabelled)}
+    assert len(hashes) == 3
+    assert split_sha256(data) in hashes
 
 
 def test_too_few_images_cannot_show_that_accuracy_held(
