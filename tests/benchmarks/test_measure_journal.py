@@ -220,3 +220,18 @@ def test_outputs_that_were_predicted_before_are_not_predicted_again(
     asked.clear()
     np.testing.assert_array_equal(predict(subject, every, BRIEF, journal=journal), found)
     assert "load" not in asked
+
+
+def test_parts_of_another_shape_are_made_again(
+    tiny: Tiny, tmp_path: Path, asked: list[str]
+) -> None:
+    subject, journal = Subject(name="tiny", artifact=tiny.onnx), tmp_path / "journal.jsonl"
+    predict(subject, images(3), BRIEF, journal=journal)
+    compare(subject, subject, images(1), BRIEF, journal=journal)
+    header, *lines = journal.read_text().splitlines()
+    old = [json.dumps(json.loads(line) | {"value": {"shape": [1], "mood": 1}}) for line in lines]
+    journal.write_text("\n".join((header, *old, "")))
+    asked.clear()
+    predict(subject, images(3), BRIEF, journal=journal)
+    compare(subject, subject, images(1), BRIEF, journal=journal)
+    assert (asked.count("predict"), asked.count("load")) == (1, 1 + 2 * BRIEF.rounds)
