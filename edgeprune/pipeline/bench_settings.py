@@ -1,6 +1,7 @@
 """What ``bench`` is asked to do, checked before any work begins."""
 
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,13 @@ class BenchSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What two runs must share for one to continue the other, as JSON values."""
+        """What two runs must share for one to continue the other, as JSON values.
+
+        A device's address names a host and a user, which are nowhere stored.
+        """
         asked = asdict(self)
-        return asked | {name: None if asked[name] is None else str(asked[name]) for name in "ab"}
+        paths = {name: None if asked[name] is None else str(asked[name]) for name in "ab"}
+        return asked | paths | {"device": sha256(self.device.encode()).hexdigest()[:12]}
 
     def measure(self, *, threads: int, batch: int, device: str) -> MeasureSettings:
         """Return how one case is measured.
