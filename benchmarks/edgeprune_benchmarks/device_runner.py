@@ -2077,19 +2077,17 @@ class Runner:
     ) -> Answer:
         """Run blocks until two in a row have medians within 2 %, or the limit is over.
 
-        At least ten inferences and a second are waited for, if the limit allows.
+        A second and two blocks of five inferences are waited for, if the limit allows.
         """
         self.prepare(inputs, batch)
-        begin, count = time.perf_counter(), 1
-        medians: List[float] = []
+        begin, medians = time.perf_counter(), []
         first = self.block(0.0, 1, settle=0.0)["ns"][0]
         while True:
             times = self.block(seconds, 5, settle=0.0, idle=idle)["ns"]
-            count += len(times)
             medians.append(float(np.median(times)))
             spent = time.perf_counter() - begin
             steady = len(medians) > 1 and abs(medians[-1] / medians[-2] - 1) <= 0.02
-            if spent > limit or (steady and spent >= 1.0 and count >= 10):
+            if spent > limit or (steady and spent >= 1.0):
                 return {"first_ns": first, "steady": steady, "warmup_ns": medians}
 
     def block(
@@ -2374,7 +2372,7 @@ def damages(bundle: Bundle, folder: Optional[str] = None) -> Iterator[Tuple[str,
 
 def tell(text: str) -> None:
     """Say something that is no part of the answer."""
-    print("%s: %s" % (Path(sys.argv[0]).name, text), file=sys.stderr, flush=True)
+    print("%s: %s" % (Path(__file__).name, text), file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------ as a program
@@ -2788,6 +2786,7 @@ def cpu_list(text: str) -> List[int]:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(
+        prog=Path(__file__).name,
         description="Run the model of the bundle that this file lies in, or any artifact, on "
         "this device: Python 3.8, numpy and the artifact's runtime are all it needs.",
         epilog="Each command has help of its own: %(prog)s predict --help",
