@@ -96,7 +96,7 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             metavar="PERCENT",
             default="2%",
             show_default=True,
-            help="Of the time of --against; the machine's noise floor where that is more.",
+            help="Of the time of --against. Within the machine's noise floor nothing fails.",
         ),
         click.Option(
             ["--max-drop"],
@@ -189,7 +189,7 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             ["--noise-floor"],
             type=percent,
             metavar="PERCENT",
-            help="If it is known.  [default: what --aa or `bench --aa` measured here]",
+            help="At least this much, beside what --aa or `bench --aa` measured here.",
         ),
     ),
     "Run": (

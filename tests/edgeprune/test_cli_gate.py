@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from edgeprune.data import load_data
-from edgeprune.pipeline.gate_subjects import split_sha256
+from edgeprune.pipeline.gate_subjects import one_line, split_sha256
 
 from .gate_case import write_bundle, write_classifier, write_images
 
@@ -283,6 +283,21 @@ def test_a_candidate_that_does_not_run_is_inconclusive_not_a_regression(
     assert "NoSuchOperator" in out
     assert str(tmp_path) not in out
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("cannot open '/home/me/models/model.onnx'", "cannot open 'model.onnx'"),
+        ("at /model.onnx: bad\n\n  magic", "at model.onnx: bad | magic"),
+        (r"no file C:\Users\me\model.onnx", "no file model.onnx"),
+        ("onnx/model.onnx took 1/2 of it", "onnx/model.onnx took 1/2 of it"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+        ("Check 'a.compatible(b)' failed at src/plugins/x.cpp:385", None),
+    ],
+)
+def test_folders_of_this_machine_are_left_out_of_findings(said: str, told: str | None) -> None:
+    assert one_line(ValueError(said)) == (told or said)
 
 
 # --- options ----------------------------------------------------------------------------
