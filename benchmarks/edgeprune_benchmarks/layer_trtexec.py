@@ -9,7 +9,7 @@ over. Times are those of the GPU alone, without copies.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -23,6 +23,16 @@ LINE: Final = re.compile(
     r'(?:,\s*"medianMs"\s*:\s*(?P<median>[-+.\deE]+)\s*)?,\s*"percentage"'
 )
 MERGED: Final = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+MARKS: Final[Mapping[str, str]] = {
+    "profile": r'"averageMs"\s*:',
+    "layer_info": r'"Layers"\s*:',
+    "times": r'"(computeMs|startComputeMs)"\s*:',
+}
+WHAT: Final[Mapping[str, str]] = {
+    "profile": "times of layers",
+    "layer_info": "facts about layers",
+    "times": "times of inferences",
+}
 TYPES: Final[Mapping[str, str]] = {
     "float": "f32", "fp32": "f32", "half": "f16", "fp16": "f16", "bf16": "bf16", "bfloat16": "bf16",
     "int8": "i8", "fp8": "f8", "tf32": "tf32", "int32": "i32", "int64": "i64", "bool": "bool",
@@ -48,6 +58,33 @@ def trtexec_profile(
     return Profile(
         profiler="trtexec", layers=layers, plain_ms=_inference_ms(times) if times else None
     )
+
+
+def trtexec_profile_of(files: Sequence[Path]) -> Profile:
+    """Read the same files in any order, each known by what it holds.
+
+    Raises ``MeasureError`` when none, or several, hold a profile, or one holds nothing
+    that is known.
+    """
+    kinds: dict[str, Path] = {}
+    for path in files:
+        kind = _kind(path)
+        if kind in kinds:
+            raise MeasureError(f"'{kinds[kind].name}' and '{path.name}' both hold {WHAT[kind]}")
+        kinds[kind] = path
+    if "profile" not in kinds:
+        raise MeasureError("no file holds the times of layers: trtexec --exportProfile writes one")
+    return trtexec_profile(
+        kinds["profile"], layer_info=kinds.get("layer_info"), times=kinds.get("times")
+    )
+
+
+def _kind(path: Path) -> str:
+    text = _text(path)
+    found = next((kind for kind, mark in MARKS.items() if re.search(mark, text)), None)
+    if found is None:
+        raise MeasureError(f"'{path.name}' is no file that trtexec exported: give its profile")
+    return found
 
 
 def _layer(name: str, ms: str, facts: Mapping[str, Mapping[str, Any]]) -> LayerTime:

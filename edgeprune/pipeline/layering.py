@@ -2,6 +2,9 @@
 
 import json
 import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import MeasureError
+from edgeprune.pipeline.subjects import is_bundle, open_subject
 from edgeprune.targets import Target, load_target
 from edgeprune.targets.target import PROCESSORS
 from edgeprune_benchmarks.hosts import Host
 from edgeprune_benchmarks.layer_causes import PEAKS
 from edgeprune_benchmarks.layer_graph import with_work
 from edgeprune_benchmarks.layer_profile import profile_pair
+from edgeprune_benchmarks.layer_trtexec import trtexec_profile_of
 from edgeprune_benchmarks.layer_values import Profile
 from edgeprune_benchmarks.layers import LayerComparison, compare_profiles
 from edgeprune_benchmarks.measurement import MeasureSettings, Subject
@@ -63,6 +68,49 @@ def compare_layer_profiles(
         block=judge.block(PEAKS.get(settings.precision, "fp32")),
         target=target,
     )
+
+
+def compare_trtexec(
+    a: Path,
+    b: Path | None,
+    files: Sequence[Sequence[Path]],
+    *,
+    batch: int = 1,
+    target: Target | None = None,
+) -> LayerComparison:
+    """Compare two artifacts by what ``trtexec`` exported of each where they run.
+
+    a, b: bundles, recipes or ONNX files that the engines were built of; without b, a
+    bundle's dense model against its slim one. files: of each, as ``trtexec_profile_of``
+    takes them. batch: that the engines ran with.
+
+    Raises ``MeasureError`` for files that are not trtexec's, and as ``open_subject`` does.
+    """
+    first = open_subject(a, runtime=_engine(a), role="slim" if b else "dense")
+    second = open_subject(b or a, runtime=_engine(b or a))
+    names = (first.name, second.name)
+    if first.name == second.name:
+        names = (f"{first.name} (A)", f"{second.name} (B)")
+    sides = [
+        (replace(opened.subject, name=name), trtexec_profile_of(each))
+        for opened, name, each in zip((first, second), names, files, strict=True)
+    ]
+    settings = MeasureSettings(batch=batch, precision=_precision(sides[0][1]))
+    return compare_layer_profiles(sides[0], sides[1], settings, target=target or load_target("gpu"))
+
+
+def _engine(path: Path) -> str | None:
+    """Return the runtime to open a bundle for; other paths say themselves what they are."""
+    return "tensorrt" if is_bundle(path) else None
+
+
+def _precision(profile: Profile) -> str:
+    """Return the type that most of the time is spent in, of those that MACs are done in."""
+    spent: dict[str, float] = defaultdict(float)
+    for layer in profile.layers:
+        if layer.precision is not None and layer.precision in PEAKS:
+            spent[layer.precision] += layer.ms
+    return max(spent, key=lambda name: spent[name], default="f32")
 
 
 def _usual(subject: Subject, settings: MeasureSettings) -> Target:

@@ -6,7 +6,7 @@ import pytest
 
 from edgeprune.errors import MeasureError
 from edgeprune_benchmarks.layer_graph import with_work
-from edgeprune_benchmarks.layer_trtexec import trtexec_profile
+from edgeprune_benchmarks.layer_trtexec import trtexec_profile, trtexec_profile_of
 
 from .layer_case import Widths, write_layers
 
@@ -143,6 +143,31 @@ def test_layers_of_an_engine_find_their_work_in_the_onnx_file_it_is_built_of(fol
     assert rest.operators[0] == "node_wide"
     assert rest.operators[-1] == "node_head"
     assert rest.anchor == "wide.weight"
+
+
+def test_files_are_known_by_what_they_hold_in_any_order(folder: Path) -> None:
+    whole = trtexec_profile(
+        folder / "10.3.json", layer_info=folder / "layers-10.3.json", times=folder / "times.json"
+    )
+    files = [folder / name for name in ("times.json", "layers-10.3.json", "10.3.json")]
+    assert trtexec_profile_of(files) == whole
+    assert trtexec_profile_of(files[2:]) == trtexec_profile(folder / "10.3.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("times.json",), "no file holds the times of layers"),
+        (("10.3.json", "8.6.json"), "both hold times of layers"),
+        (("10.3.json", "model.txt"), "is no file that trtexec exported"),
+    ],
+)
+def test_files_that_make_no_profile_are_refused(
+    folder: Path, names: tuple[str, ...], message: str
+) -> None:
+    (folder / "model.txt").write_text("{}")
+    with pytest.raises(MeasureError, match=message):
+        trtexec_profile_of([folder / name for name in names])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import MeasureError
 from edgeprune.layer_listing import layer_lines
-from edgeprune.pipeline.layering import compare_layer_profiles, compare_layers
+from edgeprune.pipeline.layering import compare_layer_profiles, compare_layers, compare_trtexec
 from edgeprune.targets import load_target
 from edgeprune_benchmarks.codec import decode, encode
 from edgeprune_benchmarks.layer_causes import CAUSES
@@ -153,6 +153,29 @@ def test_profiles_of_a_device_are_judged_by_its_targets_rates(tmp_path: Path) ->
     (sentence,) = (line for line in found.summary if line.startswith("misaligned"))
     assert "1 layer loses 1.108 ms, 48% of slim's time" in sentence
     assert found.layers[0].name == "wide.weight"
+
+
+def exported(path: Path, *rows: tuple[str, float]) -> Path:
+    lines = [
+        f'{{ "name" : "{name}", "timeMs" : 9, "averageMs" : {ms}, "medianMs" : {ms}, '
+        f'"percentage" : 1 }}'
+        for name, ms in rows
+    ]
+    path.write_text('[\n  { "count" : 7 }\n, ' + "\n, ".join(lines) + "\n]\n")
+    return path
+
+
+def test_what_trtexec_exported_of_two_onnx_files_is_compared(tmp_path: Path) -> None:
+    rows = (("node_stem + node_stem_relu", 0.1), ("node_wide + node_wide_relu", 1.0))
+    before = write_layers(tmp_path / "before.onnx", DENSE)
+    after = write_layers(tmp_path / "after.onnx", SLIM)
+    files = [[exported(tmp_path / f"{name}.json", *rows)] for name in "ab"]
+    found = compare_trtexec(before, after, files, batch=4)
+    assert (found.dense.name, found.slim.name) == ("before.onnx", "after.onnx")
+    assert found.profiler == "trtexec"
+    assert found.dense.macs == sum(list(macs_of(DENSE, batch=4).values())[:2])
+    again = compare_trtexec(before, before, files)
+    assert (again.dense.name, again.slim.name) == ("before.onnx (A)", "before.onnx (B)")
 
 
 def test_an_engine_without_a_target_is_judged_by_blocks_of_a_gpu(tmp_path: Path) -> None:
