@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self, TypeAlias
 
 from edgeprune.errors import MeasureError
+from edgeprune_benchmarks.commands import program
 
 RUNNER: Final = Path(__file__).with_name("device_runner.py")
 KEPT: Final = (
@@ -62,7 +63,7 @@ class RunnerProcess:
         self._explain = explain
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._child = subprocess.Popen(
-            command or [sys.executable, str(RUNNER), "serve"],
+            command or program(sys.executable, RUNNER, "serve"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
