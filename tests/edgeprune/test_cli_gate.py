@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
@@ -378,3 +381,23 @@ def test_json_stays_json_in_github_actions(
     _, out, err = run(str(model), "--baseline", str(baseline), "--json")
     assert json.loads(out)["verdict"] == "regression"
     assert "::error title=MACs" in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no way to take the network away")
+def test_a_gate_needs_no_network(run: Run, model: Path, tmp_path: Path) -> None:
+    data = ["--data", str(write_images(tmp_path / "squares.npz"))]
+    assert run(str(model), "--baseline", "base.json", *data, "--update")[0] == 0
+    alone = ["unshare", "-rn", sys.executable, "-m", "edgeprune.cli"]
+    if subprocess.run([*alone, "--version"], check=False).returncode:
+        pytest.skip("this machine lets no one take the network away")
+    words = ["gate", str(model), "--baseline", "base.json", *data, "--against", str(model)]
+    ended = subprocess.run(
+        [*alone, *words, *QUICK, "--inconclusive", "pass"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "accuracy" in ended.stdout
