@@ -44,8 +44,9 @@ Examples:
       how well this machine can tell: an artifact against itself; later runs use it
   edgeprune bench edgeprune-out --layers
       why it is not faster: where the work that was cut did not become time
-  edgeprune bench edgeprune-out --device ssh://me@jetson --target jetson
-      on another device, which needs Python, numpy and the runtime, but no edgeprune
+  edgeprune bench dense/tensorrt slim/tensorrt --device ssh://me@jetson
+      on another device, which needs Python, numpy and the runtime, but no edgeprune;
+      engines are built there
 
 \b
 A and B are each one of:
@@ -87,7 +88,8 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         click.Option(
             ["--target"],
             metavar="NAME|FILE",
-            help="Take runtime, threads and the roofline of --layers from this device.",
+            help="Take threads and the roofline of --layers from this device, and its runtime "
+            "where that loads the files.",
         ),
     ),
     "Where and how": (

@@ -15,6 +15,7 @@ from edgeprune_benchmarks.statistics import P99_LEAST
 
 MISSING: Final = "not measured"
 MOST_CLASSES: Final = 3
+LEAST_ROUNDS: Final = 4  # with fewer, Student's t makes the interval several times as wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,11 @@ def case_sentences(record: Record, noise: NoiseFloor | None = None) -> Iterator[
         yield f"noise floor, A against itself: {noise.value:.1%}, kept for this machine"
     if noise is None or record.noise_floor is not None:
         yield _noise_sentence(record)
-    comparison = record.comparison
+    comparison, asked = record.comparison, record.comparison.settings
+    if asked.device == "cpu" and asked.threads > comparison.machine.cores:
+        yield f"{asked.threads} threads on {comparison.machine.cores} cores wait for each other"
+    if asked.rounds < LEAST_ROUNDS:
+        yield f"{asked.rounds} rounds are too few for a verdict: the interval is wide; give more --rounds"
     precisions = [_joined(side, _precision) for side in (comparison.dense, comparison.slim)]
     if precisions[0] != precisions[1]:
         yield (

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -82,7 +83,7 @@ def quality(job: Job, images: TestImages | None) -> Quality:
         MeasureError: an artifact that cannot be run, or gives nonsense.
     """
     pair = job.pair
-    counts = [_counts(side) for side in (pair.a, pair.b)]
+    counts = _counts(pair)
     if images is None:
         return _told(pair, counts)
     job.reporter.stage("Predict the test images")
@@ -153,11 +154,18 @@ def _stored_difference(pair: Pair) -> PairedDifference | None:
     return record.difference if same else None
 
 
-def _counts(side: Side) -> Counts | None:
-    """Return what the bundle counted, else what the file shows."""
-    if side.opened.counts is not None:
-        return side.opened.counts
-    found = artifact_counts(side.opened.subject.artifact)
+def _counts(pair: Pair) -> list[Counts | None]:
+    """Return what bundles counted in both models, else what both files show.
+
+    A file counts a batch normalisation that was folded as nothing, a model does not.
+    """
+    sides = (pair.a.opened, pair.b.opened)
+    told = [side.counts for side in sides]
+    return told if all(told) else [_counted(side.subject.artifact) for side in sides]
+
+
+def _counted(path: Path) -> Counts | None:
+    found = artifact_counts(path)
     if found.params is None or found.macs is None:
         return None
     return Counts(params=found.params, macs=found.macs)

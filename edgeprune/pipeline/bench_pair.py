@@ -12,7 +12,7 @@ from typing import Final
 from edgeprune.errors import MeasureError, UsageError
 from edgeprune.pipeline.bench_settings import BenchSettings
 from edgeprune.pipeline.probing import Probe, probe
-from edgeprune.pipeline.subject_files import RECIPE
+from edgeprune.pipeline.subject_files import LOADS, RECIPE
 from edgeprune.pipeline.subject_images import check_batch
 from edgeprune.pipeline.subjects import Opened, is_bundle, open_subject
 from edgeprune.progress import Reporter
@@ -64,8 +64,7 @@ def open_pair(settings: BenchSettings, host: Host, device: str, reporter: Report
         BundleError, ModelError: as ``open_subject`` raises them.
     """
     target = load_target(settings.target) if settings.target else None
-    runtime = settings.runtime or (target.runtime if target else None)
-    opened = _distinct(_opened(settings, runtime))
+    opened = _distinct(_opened(settings, settings.runtime or _usual(settings, target)))
     threads = settings.threads or (_threads(opened[0], target),)
     measure = settings.measure(threads=threads[0], batch=1, device=device)
     names = list(dict.fromkeys(each.name for each in opened))
@@ -134,6 +133,14 @@ def _opened(settings: BenchSettings, runtime: str | None) -> tuple[Opened, Opene
         f"'{settings.a}' is one file: give a second one to compare it with, or --aa to measure it "
         "against itself"
     )
+
+
+def _usual(settings: BenchSettings, target: Target | None) -> str | None:
+    """Return the target's runtime where it loads the files; a bundle knows its own."""
+    paths = [path for path in (settings.a, settings.b) if path is not None]
+    if target is None or any(path.suffix not in LOADS[target.runtime] for path in paths):
+        return None
+    return target.runtime
 
 
 def _distinct(opened: tuple[Opened, Opened]) -> tuple[Opened, Opened]:

@@ -29,7 +29,7 @@ class BenchSettings:
         quick: measure less.
         aa: measure A against itself first, and keep what that shows of the machine.
         layers: compare layer by layer as well.
-        target: whose runtime, threads and roofline to take, or None.
+        target: whose threads and roofline to take, and runtime where it loads the files, or None.
         seed: of whatever is random; None for the bundle's, else 0.
     """
 

@@ -228,12 +228,6 @@ def _layers(job: Job, measure: MeasureSettings, inputs: Inputs) -> LayerComparis
 
 def _notes(job: Job, images: TestImages | None, records: list[Record]) -> tuple[str, ...]:
     notes = list(images.notes) if images else []
-    machine = records[0].comparison.machine
-    most = max(job.pair.threads)
-    if job.device == "cpu" and most > machine.cores:
-        notes.append(
-            f"{most} threads were asked of {machine.cores} cores: they wait for each other"
-        )
     if job.settings.layers and len(records) > 1:
         notes.append("layers were compared in the first case only")
     return tuple(notes)

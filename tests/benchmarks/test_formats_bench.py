@@ -24,6 +24,7 @@ from edgeprune_benchmarks.formats_rows import (
     pair_sentences,
 )
 from edgeprune_benchmarks.noise import NoiseFloor
+from edgeprune_benchmarks.record import Record
 
 from .bench_report_case import HOSTILE, one_kind_of_time, record, report
 
@@ -83,6 +84,23 @@ def test_a_reader_is_told_what_is_missing_and_what_is_doubtful() -> None:
 def test_a_gain_that_is_partly_one_of_precision_says_so() -> None:
     assert any("A runs in f32 and B in f16" in s for s in case_sentences(record(precision="f16")))
     assert not any("precision" in sentence for sentence in case_sentences(record()))
+
+
+def asked(**changes: int) -> Record:
+    found = record()
+    settings = replace(found.comparison.settings, **changes)
+    return replace(found, comparison=replace(found.comparison, settings=settings))
+
+
+def test_of_two_rounds_it_is_said_that_they_are_too_few() -> None:
+    assert any("2 rounds are too few" in line for line in case_sentences(asked(rounds=2)))
+    assert not any("too few" in line for line in case_sentences(asked(rounds=4)))
+
+
+def test_threads_that_have_no_core_are_told() -> None:
+    said = "5 threads on 4 cores wait for each other"
+    assert said in case_sentences(asked(threads=5))
+    assert not any("wait for each other" in line for line in case_sentences(asked(threads=4)))
 
 
 def test_markdown_holds_a_line_per_case_and_no_markup_of_names() -> None:
