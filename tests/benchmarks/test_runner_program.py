@@ -258,6 +258,15 @@ def test_an_artifact_that_is_not_the_model_fails(program: Path, change: float, c
     assert len(failed) == (2 if code else 0)
 
 
+def test_an_artifact_without_a_limit_does_not_pass(program: Path) -> None:
+    path = program.parent / "golden" / "golden.json"
+    path.write_text(path.read_text().replace("artifacts/onnx/", "artifacts/other/"))
+    relist(program.parent, path)
+    done = run(program, "selftest")
+    assert done.returncode == 5
+    assert "onnx/model.onnx: golden.json does not say how far it may be" in done.stdout
+
+
 def test_noise_is_relative_to_what_images_change_in_the_logits(tmp_path: Path, tiny: Tiny) -> None:
     program = write_bundle(tmp_path / "bundle", tiny, runtimes=("onnxruntime",), measure="noise")
     replace_logits(program, 1e-2)
