@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from edgeprune.bundle import read_manifest
 from edgeprune.data import ImageData
@@ -23,6 +23,7 @@ from edgeprune_benchmarks.formats import INCONCLUSIVE, INTEGRITY, PASSED, Findin
 from edgeprune_benchmarks.hosts import Host, open_host
 from edgeprune_benchmarks.measurement import MeasureSettings
 
+T = TypeVar("T")
 FOLDERS: Final = re.compile(
     r"(?<![\w.:/])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\":]+)*[/\\](?=[^\s/\\'\":])"
 )
@@ -135,15 +136,20 @@ def split_sha256(data: ImageData) -> str:
     return hashlib.sha256(head.encode() + data.test.labels.tobytes()).hexdigest()
 
 
-def guarded(name: str, group: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Make a check; one that cannot be made is a finding too, and a wrong option is not."""
+def attempted(
+    name: str, group: str, make: Callable[[], T]
+) -> tuple[T, list[Finding]] | tuple[None, list[Finding]]:
+    """Return what was made and no finding, or None and why a check could not be made.
+
+    A wrong option is no finding: it is raised.
+    """
     try:
-        return list(check())
+        return make(), []
     except UsageError:
         raise
     except EdgepruneError as error:
         status = INTEGRITY if isinstance(error, BundleError) else INCONCLUSIVE
-        return [Finding(name=name, group=group, status=status, message=one_line(error))]
+        return None, [Finding(name=name, group=group, status=status, message=one_line(error))]
 
 
 def one_line(error: Exception) -> str:

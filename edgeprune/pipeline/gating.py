@@ -4,7 +4,6 @@ Counts and hashes are judged before anything runs, so that a damaged artifact is
 started. A check that cannot be made is inconclusive and does not stop the others.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -21,9 +20,9 @@ from edgeprune.pipeline.gate_settings import GateSettings
 from edgeprune.pipeline.gate_subjects import (
     Job,
     Tried,
+    attempted,
     bundle_findings,
     check_pair,
-    guarded,
     one_line,
     open_job,
     open_judged,
@@ -133,63 +132,66 @@ def _run(
     """Make the checks that run artifacts."""
     with ExitStack() as stack:
         job = open_job(settings, opened, stack, reporter)
-        loaded: list[Tried] = []
-
-        def start() -> Iterator[Finding]:
-            loaded.append(tried(opened, job))
-            runs = f"{opened.name} loads and gives {loaded[0].probe.classes} logits"
-            yield Finding(name="runs", group=CANDIDATE, status=PASSED, message=runs)
-
-        findings = guarded("runs", CANDIDATE, start)
-        if not loaded:
-            return _Judged(findings=findings)
-        candidate = loaded[0]
+        candidate, problems = attempted("runs", CANDIDATE, lambda: tried(opened, job))
+        if candidate is None:
+            return _Judged(findings=problems)
+        findings = [_runs_finding(candidate)]
         if stored is not None:
-            findings += guarded(
-                "peak memory",
-                case(job, candidate),
-                lambda: [_memory(job, candidate, stored, tolerances)],
-            )
-        other, timed, timing = _timed(job, candidate)
+            findings += _memory(job, candidate, stored, tolerances)
+        other, timing, timed = _timed(job, candidate)
         findings += timed
-        findings += _judged_accuracy(job, candidate, other, stored)
+        findings += _accuracy(job, candidate, other, stored)
         return _Judged(findings=findings, timing=timing)
 
 
-def _memory(job: Job, candidate: Tried, stored: Baseline, tolerances: Tolerances) -> Finding:
-    return memory_finding(
-        stored.peak,
-        peak_of(job, candidate) if stored.peak else None,
-        tolerance=tolerances.memory,
-        cross_machine=job.settings.cross_machine,
-        group=case(job, candidate),
-    )
+def _runs_finding(candidate: Tried) -> Finding:
+    message = f"{candidate.opened.name} loads and gives {candidate.probe.classes} logits"
+    return Finding(name="runs", group=CANDIDATE, status=PASSED, message=message)
 
 
-def _timed(job: Job, candidate: Tried) -> tuple[Tried | None, list[Finding], Timing | None]:
+def _memory(job: Job, candidate: Tried, stored: Baseline, tolerances: Tolerances) -> list[Finding]:
+    def compared() -> Finding:
+        return memory_finding(
+            stored.peak,
+            peak_of(job, candidate) if stored.peak else None,
+            tolerance=tolerances.memory,
+            cross_machine=job.settings.cross_machine,
+            group=case(job, candidate),
+        )
+
+    finding, problems = attempted("peak memory", case(job, candidate), compared)
+    return [finding] if finding else problems
+
+
+def _timed(job: Job, candidate: Tried) -> tuple[Tried | None, Timing | None, list[Finding]]:
     """Open what the candidate is held against, and judge its time."""
-    path = job.settings.against
+    path, group = job.settings.against, case(job, candidate)
     if path is None:
-        return None, [], None
-    found: list[Tried] = []
-    timing: list[Timing] = []
+        return None, None, []
 
-    def check() -> Iterator[Finding]:
-        found.append(tried(open_judged(path, job.settings, AGAINST), job))
-        check_pair(candidate, found[0])
-        finding, measured = latency_check(job, candidate, found[0])
-        timing.append(measured)
-        yield finding
+    def opened() -> Tried:
+        found = tried(open_judged(path, job.settings, AGAINST), job)
+        check_pair(candidate, found)
+        return found
 
-    findings = guarded("latency", case(job, candidate), check)
-    return found[0] if found else None, findings, timing[0] if timing else None
+    other, problems = attempted("latency", group, opened)
+    if other is None:
+        return None, None, problems
+    judged, problems = attempted("latency", group, lambda: latency_check(job, candidate, other))
+    if judged is None:
+        return other, None, problems
+    finding, timing = judged
+    return other, timing, [finding]
 
 
-def _judged_accuracy(
+def _accuracy(
     job: Job, candidate: Tried, other: Tried | None, stored: Baseline | None
 ) -> list[Finding]:
     if job.settings.data is not None:
-        return guarded("accuracy", CANDIDATE, lambda: accuracy_check(job, candidate, other, stored))
+        findings, problems = attempted(
+            "accuracy", CANDIDATE, lambda: list(accuracy_check(job, candidate, other, stored))
+        )
+        return findings or problems
     if stored is not None and stored.decided is not None:
         message = "not judged, though the baseline could: give --data PATH"
         return [Finding(name="accuracy", group=CANDIDATE, status=NOTE, message=message)]
