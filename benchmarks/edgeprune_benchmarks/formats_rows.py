@@ -91,7 +91,7 @@ def case_sentences(record: Record, noise: NoiseFloor | None = None) -> Iterator[
     if asked.device == "cpu" and asked.threads > comparison.machine.cores:
         yield f"{asked.threads} threads on {comparison.machine.cores} cores wait for each other"
     if asked.rounds < LEAST_ROUNDS:
-        yield f"{asked.rounds} rounds are too few for a verdict: the interval is wide; give more --rounds"
+        yield f"{asked.rounds} rounds are too few for a verdict, the interval is wide: give more"
     precisions = [_joined(side, _precision) for side in (comparison.dense, comparison.slim)]
     if precisions[0] != precisions[1]:
         yield (
