@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.data import ImageData
-from edgeprune.errors import UsageError
+from edgeprune.errors import MeasureError
 from edgeprune.pipeline.context import EVALUATION_BATCH
 from edgeprune.pipeline.gate_subjects import Job, Tried, split_sha256
 from edgeprune.pipeline.subject_images import (
@@ -164,10 +164,7 @@ def accuracy_check(
         return
     if before is None:
         if other is None:
-            raise UsageError(
-                "accuracy is compared image by image: write the baseline with --data as well "
-                "(--update), or give --against"
-            )
+            raise MeasureError("what it is held against does not run: nothing to compare with")
         before = decided_by(job, other, test)
     found = non_inferiority(
         before.decisions(),

@@ -75,6 +75,7 @@ def _gate_artifact(settings: GateSettings, reporter: Reporter) -> _Judged:
     stored = None
     if settings.baseline is not None and not (settings.update and not settings.baseline.exists()):
         stored = _read(settings, reporter)
+    _check_data(settings, stored)
     reporter.stage(f"Read {settings.candidate.name}")
     try:
         findings = list(bundle_findings(settings.candidate))
@@ -114,6 +115,15 @@ def _read(settings: GateSettings, reporter: Reporter) -> Baseline | None:
             raise
         reporter.say(f"written anew: {error}")
         return None
+
+
+def _check_data(settings: GateSettings, stored: Baseline | None) -> None:
+    known = settings.update or settings.against or (stored and stored.decided)
+    if settings.data is not None and not known:
+        raise UsageError(
+            "accuracy is compared image by image: write the baseline with --data as well "
+            "(--update), or give --against"
+        )
 
 
 def _runs(settings: GateSettings, stored: Baseline) -> bool:

@@ -343,7 +343,8 @@ def test_two_that_take_other_images_or_know_other_classes_are_not_compared(
 def test_images_that_are_not_there_are_not_a_regression(
     run: Run, model: Path, baseline: Path
 ) -> None:
-    code, out, _ = run(str(model), "--baseline", str(baseline), "--data", "nowhere.npz", "--json")
+    words = ("--against", str(model), "--max-slowdown", "900%", *QUICK, "--json")
+    code, out, _ = run(str(model), "--baseline", str(baseline), "--data", "nowhere.npz", *words)
     assert code == 3
     assert findings(out)["accuracy"] == "inconclusive"
 
@@ -352,6 +353,38 @@ def test_the_help_tells_every_exit_code(run: Run) -> None:
     _, out, _ = run("--help")
     for code in range(6):
         assert re.search(rf"^ +{code}  \w", out, re.MULTILINE)
+
+
+def test_images_without_anything_to_compare_with_are_a_usage_error(
+    run: Run, model: Path, baseline: Path
+) -> None:
+    code, _, err = run(str(model), "--baseline", str(baseline), "--data", "squares.npz")
+    assert code == 2
+    assert "write the baseline with --data as well" in err
+
+
+def test_accuracy_is_compared_with_the_other_artifact_where_the_baseline_has_none(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    data = ("--data", str(write_images(tmp_path / "squares.npz")))
+    worse = write_classifier(tmp_path / "worse.onnx", order=(1, 0, 2))
+    rest = (*data, *QUICK, "--max-slowdown", "900%", "--json")
+    code, out, _ = run(str(worse), "--against", str(model), *rest)
+    assert (code, findings(out)["accuracy"]) == (4, "accuracy")
+    code, out, _ = run(str(model), "--against", str(worse), *rest)
+    assert (code, findings(out)["accuracy"]) == (0, "pass")
+
+
+def test_where_the_other_artifact_does_not_run_nothing_is_judged_by_it(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    data = ("--data", str(write_images(tmp_path / "squares.npz")))
+    broken = onnx.load(model)
+    broken.graph.node[-1].op_type = "NoSuchOperator"
+    onnx.save(broken, tmp_path / "broken.onnx")
+    code, out, _ = run(str(model), "--against", "broken.onnx", *data, "--json")
+    statuses = findings(out)
+    assert (code, statuses["latency"], statuses["accuracy"]) == (3, "inconclusive", "inconclusive")
 
 
 # --- what other tools read --------------------------------------------------------------
