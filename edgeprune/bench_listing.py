@@ -1,16 +1,21 @@
 """What ``bench`` prints: tables and sentences for people, or a form that tools read."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.columns import columns
+from edgeprune.errors import UsageError
 from edgeprune.layer_listing import layer_lines
 from edgeprune.pipeline.benching import SUITE, markdown
+from edgeprune.pipeline.layering import compare_trtexec
+from edgeprune.targets import load_target
 from edgeprune_benchmarks.bench_report import BenchReport
+from edgeprune_benchmarks.codec import encode
 from edgeprune_benchmarks.formats import dashboard, junit
 from edgeprune_benchmarks.formats_bench import (
     SUMMARY_HEAD,
@@ -42,6 +47,30 @@ def bench_text(report: BenchReport, form: str) -> str:
             return dashboard(bench_points(report)).rstrip()
         case _:
             raise ValueError(f"no form '{form}'")
+
+
+def exported_text(asked: Mapping[str, Any], form: str) -> str:
+    """Compare by layers what trtexec exported, as text: a table, or json.
+
+    Raises:
+        UsageError: another form, or a folder to keep measurements in.
+        MeasureError: files that are not trtexec's, or not of these artifacts.
+    """
+    if form not in ("table", "json") or asked["out"] is not None:
+        raise UsageError(
+            "--trtexec only prints a table or JSON, for nothing is measured: leave out --out and "
+            "other forms"
+        )
+    found = compare_trtexec(
+        asked["a"],
+        asked["b"],
+        asked["trtexec"],
+        batch=asked["batches"][0],
+        target=load_target(asked["target"]) if asked["target"] else None,
+    )
+    if form == "json":
+        return json.dumps(encode(found), indent=1, ensure_ascii=False)
+    return "\n".join(layer_lines(found))
 
 
 def print_bench(report: BenchReport, console: Console) -> None:

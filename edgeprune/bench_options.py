@@ -29,6 +29,13 @@ def numbers(value: object) -> tuple[int, ...]:
         raise click.BadParameter(f"'{value}' is no list of whole numbers, as 1,2,4.") from None
 
 
+def files(value: object) -> tuple[Path, ...]:
+    """Read names of files with commas between them."""
+    if isinstance(value, tuple):
+        return value
+    return tuple(Path(name.strip()) for name in str(value).split(",") if name.strip())
+
+
 A: Final = click.Argument(["a"], type=_FILE)
 B: Final = click.Argument(["b"], type=_FILE, required=False)
 
@@ -84,6 +91,14 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
         click.Option(
             ["--layers"], is_flag=True, help="Compare layer by layer as well, in the first case."
+        ),
+        click.Option(
+            ["--trtexec"],
+            type=files,
+            nargs=2,
+            metavar="FILE,… FILE,…",
+            help="Compare layer by layer what trtexec exported of A and of B (profile, layer info, "
+            "times), where nothing else can time them; nothing is measured.",
         ),
         click.Option(
             ["--target"],

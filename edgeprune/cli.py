@@ -290,9 +290,12 @@ def bench(context: click.Context, /, **_options: object) -> None:
     settings, form = bench_settings(asked), form_of(asked)
     kept = "what is complete is kept; --resume continues" if asked["out"] else "nothing was kept"
     with _one_line_on_interrupt(f"interrupted: {kept}"):
-        from edgeprune.bench_listing import bench_text, print_bench
+        from edgeprune.bench_listing import bench_text, exported_text, print_bench
         from edgeprune.pipeline.benching import bench as run
 
+        if asked["trtexec"]:
+            click.echo(exported_text(asked, form))
+            return
         reporter = RichReporter(Console(stderr=True))
         found = run(settings, out=asked["out"], resume=asked["resume"], reporter=reporter)
     if form == "table":

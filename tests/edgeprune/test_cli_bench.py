@@ -24,6 +24,7 @@ from ..exporters.fake_tensorrt import install
 from ..exporters.fake_tensorrt_recipe import write_recipe
 from .bench_case import HOW, rewrite, write_bundle, write_net
 from .pipeline_case import Log, write_archive
+from .test_layering import exported
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--quick", "--rounds", "2")
@@ -328,6 +329,28 @@ def test_layers_are_compared_where_that_is_asked_for(run: Run, tmp_path: Path) -
     assert report.layers is not None
     assert {pair.name for pair in report.layers.layers} >= {"first", "second"}
     assert "by layers" in (tmp_path / "found" / "bench.md").read_text(encoding="utf-8")
+
+
+def test_layers_that_trtexec_timed_are_compared_without_a_measurement(
+    run: Run, tmp_path: Path
+) -> None:
+    for name, width, times in (("a", 16, (0.2, 0.4)), ("b", 8, (0.1, 0.2))):
+        write_net(tmp_path / f"{name}.onnx", width)
+        rows = zip(("first + relu", "second"), times, strict=True)
+        exported(tmp_path / f"{name}.json", *rows)
+    words = ("a.onnx", "b.onnx", "--trtexec", "a.json", "b.json")
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "as trtexec times them" in out
+    assert "the layers' time -50.0 %" in out
+    code, out, _ = run(*words, "--json")
+    assert json.loads(out)["profiler"] == "trtexec"
+    code, _, err = run(*words, "--out", "found")
+    assert code == 2
+    assert "leave out --out" in err
+    code, _, err = run("a.onnx", "b.onnx", "--trtexec", "a.onnx", "b.json")
+    assert code == 1
+    assert "a.onnx" in err
 
 
 @needs_sshd
