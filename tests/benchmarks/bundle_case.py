@@ -4,9 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ HOW = Preprocessing(
 FILES = {
     "openvino": ("model.xml", "model.bin"),
     "onnxruntime": ("model.onnx",),
-    "tensorrt": ("model.onnx",),
+    "tensorrt": ("model.onnx", "recipe.json"),
 }
 FOLDERS = {"openvino": "openvino", "onnxruntime": "onnx", "tensorrt": "tensorrt"}
 PATIENCE = 60.0
@@ -46,8 +47,8 @@ def pictures(count: int, *, seed: int = 0) -> list[NDArray[np.uint8]]:
     ]
 
 
-def prepared(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    return np.concatenate([normalize(fit(image, HOW)[None], HOW) for image in images])
+def prepared(images: Sequence[NDArray[np.uint8]], how: Preprocessing = HOW) -> NDArray[np.float32]:
+    return np.concatenate([normalize(fit(image, how)[None], how) for image in images])
 
 
 def write_bundle(
@@ -61,43 +62,69 @@ def write_bundle(
     own: str = "",
 ) -> Path:
     """Write a bundle, for a target with its ``own`` runtime, the first; return its run.py."""
-    artifacts = []
     for runtime in runtimes:
         place = folder / "artifacts" / FOLDERS[runtime]
         place.mkdir(parents=True)
         for name in FILES[runtime]:
             shutil.copyfile(tiny.onnx.with_name(name.replace("model", "tiny")), place / name)
-        files = [{"path": f"artifacts/{FOLDERS[runtime]}/{name}"} for name in FILES[runtime]]
-        kind = {"model": "slim", "format": FOLDERS[runtime], "runtime": runtime}
-        artifacts.append({**kind, "precision": "fp32", "files": files})
+    return complete(
+        folder,
+        [listed(runtime, "fp32") for runtime in runtimes],
+        tiny.expected,
+        HOW,
+        limit=GoldenLimit(precision="fp32", measure=measure, tolerance=1e-4),
+        data={"classes": list(CLASSES), "multi_label": multi_label, "bits": bits},
+        own=own,
+    )
+
+
+def listed(runtime: str, precision: str) -> dict[str, Any]:
+    """Describe an artifact as ``bundle.json`` does."""
+    folder = FOLDERS[runtime]
+    return {
+        "model": "slim",
+        "format": folder,
+        "runtime": runtime,
+        "precision": precision,
+        "files": [{"path": f"artifacts/{folder}/{name}"} for name in FILES[runtime]],
+    }
+
+
+def complete(
+    folder: Path,
+    artifacts: Sequence[Mapping[str, Any]],
+    model: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    how: Preprocessing,
+    *,
+    limit: GoldenLimit,
+    data: Mapping[str, Any],
+    own: str = "",
+) -> Path:
+    """Make a bundle of a folder that holds artifacts; return its run.py."""
     raw = pictures(12)
+    inputs = prepared(raw, how)
     write_golden(
         folder / "golden",
         Golden(
             ids=tuple(f"test/{number}" for number in range(12)),
-            inputs=torch.from_numpy(prepared(raw)),
-            outputs=torch.from_numpy(tiny.expected(prepared(raw))),
-            limits={
-                str(each["files"][0]["path"]): GoldenLimit(
-                    precision="fp32", measure=measure, tolerance=1e-4
-                )
-                for each in artifacts
-            },
+            inputs=torch.from_numpy(inputs),
+            outputs=torch.from_numpy(model(inputs)),
+            limits={each["files"][0]["path"]: limit for each in artifacts},
             picture=2,
             raw=raw[2],
-            pixels=fit(raw[2], HOW),
+            pixels=fit(raw[2], how),
         ),
     )
     shutil.copyfile(RUNNER, folder / "run.py")
-    target = {"name": "cpu", "runtime": own or runtimes[0], "measured_in": runtimes[0]}
+    first = artifacts[0]["runtime"]
     write_manifest(
         folder,
         {
             "created": "2001-01-01T00:00:00+00:00",
             "source": {"name": "tiny"},
-            "target": target,
-            "data": {"classes": list(CLASSES), "multi_label": multi_label, "bits": bits},
-            "preprocessing": HOW.to_dict(),
+            "target": {"name": "cpu", "runtime": own or first, "measured_in": first},
+            "data": data,
+            "preprocessing": how.to_dict(),
             "artifacts": artifacts,
         },
     )

@@ -310,17 +310,6 @@ def test_preprocessing_may_be_off_by_one_grey_level(program: Path, levels: int, 
     assert row["status"] == ("fail" if code else "pass")
 
 
-def test_an_engine_that_is_not_built_is_not_run_and_said_how_to_build(
-    tmp_path: Path, tiny: Tiny
-) -> None:
-    program = write_bundle(tmp_path / "bundle", tiny, runtimes=("tensorrt", "onnxruntime"))
-    site = packages(tmp_path / "site", "numpy", "onnxruntime")
-    (site / "tensorrt").mkdir()
-    done = run(program, "selftest", only=site)
-    assert done.returncode == 0, done.stdout
-    assert "engine.plan: not run: its engine is not built yet: python3 run.py build" in done.stdout
-
-
 # ------------------------------------------------------------------ benchmark and info
 
 
