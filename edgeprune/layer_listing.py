@@ -77,7 +77,7 @@ def _saving(found: LayerComparison) -> str:
 
 
 def _change(saved: float) -> str:
-    return f"{-100 * saved:+.1f} %"
+    return f"{0.0 - 100 * saved:+.1f} %"  # which is never -0.0
 
 
 def _row(pair: LayerPair) -> tuple[str, ...]:

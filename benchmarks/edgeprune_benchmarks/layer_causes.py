@@ -20,6 +20,7 @@ PEAKS: Final[Mapping[str, str]] = {
     "f32": "fp32", "f16": "fp16", "bf16": "fp16", "i8": "int8", "u8": "int8",
 }  # fmt: skip
 BITS: Final[Mapping[str, int]] = {"f64": 64, "f32": 32, "tf32": 32, "f16": 16, "bf16": 16}
+CONVERTING: Final = ("quantize", "convert", "cast")
 KEPT: Final = 0.1  # of the dense layer's time; a smaller loss is not looked into
 SEEN: Final = 0.01  # of a model's time; shorter layers say little about rates
 PART: Final = 1 / 3  # of a loss, which its cause has to account for
@@ -49,7 +50,7 @@ class LayerPair:
     slim: Layer | None
     expected_ms: float
     lost_ms: float
-    cause: str  # one of CAUSES, or "saved"
+    cause: str  # one of CAUSES, or "saved", or "gone"
     why: str
 
 
@@ -57,6 +58,8 @@ CAUSES: Final[Mapping[str, str]] = {
     "precision": "they are computed in a wider type than before",
     "rearranging": "they only lay data out anew; widths that are whole blocks and one precision "
     "throughout need the fewest",
+    "converting": "they only convert numbers from type to type, for lack of a kernel that takes "
+    "them as they are",
     "new": "there was no such layer before, or it was fused into another",
     "too small": "they are so short that starting them is most of their time; a larger batch, or "
     "fewer layers, would use the device",
@@ -99,10 +102,10 @@ def judged(dense: Layer | None, slim: Layer | None, roof: Roofline, block: int) 
     left = _left(dense, slim) if dense and slim else 0.0
     expected = before * left
     lost = after - expected
-    cause, why = "saved", ""
+    cause, why = "saved" if slim else "gone", ""
     if slim is not None and lost > KEPT * before and lost > 0:
         cause, why = next(_causes(dense, slim, roof, block, left))
-    name = next(each for each in (slim, dense) if each is not None)
+    name = next(each for each in (dense, slim) if each is not None)
     return LayerPair(
         name=name.work.anchor if name.work else name.time.name,
         dense=dense,
@@ -138,7 +141,8 @@ def _causes(
     if rearranges(slim.time):
         yield "rearranging", "" if dense else "not there before"
     if dense is None:
-        yield "new", "not there before"
+        converts = any(word in slim.time.type.lower() for word in CONVERTING)
+        yield "converting" if converts else "new", "not there before"
         return
     types = dense.time.precision, slim.time.precision
     if BITS.get(types[1] or "", 8) > BITS.get(types[0] or "", 8) and None not in types:

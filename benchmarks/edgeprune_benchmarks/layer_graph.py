@@ -170,6 +170,7 @@ def _work(graph: Graph, parts: Sequence[Part]) -> Work:
     known = [each for each in macs if each is not None]
     return Work(
         anchor=chief.count.weight or chief.operator.name,
+        operator=chief.operator.name,
         operators=tuple(part.operator.name for part in parts),
         macs=sum(known) if len(known) == len(macs) else None,
         bytes=sum(graph.tensors[name].bytes for name in read | kept if name in graph.tensors),

@@ -1,28 +1,31 @@
 """Which layer of one model is which layer of the other.
 
 Both come from the same model, but their runtimes fuse, reorder and name on their own.
-What stays is the weight that a layer multiplies by; then its name; and for what is left,
-such as a softmax or a layout change, its type and its place between layers that are
-matched. Invariant: every layer occurs once, matched or alone.
+What stays is the weight that a layer multiplies by; where quantisation has renamed that,
+the operator that does it; then the layer's name; and for what is left, such as a softmax
+or a layout change, its type and its place between layers that are matched. Invariant:
+every layer occurs once, matched or alone.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from edgeprune_benchmarks.layer_values import Layer
 
+SPLIT: Final = "/WithoutBiases"  # what OpenVINO adds to an ONNX operator that it splits
 Pairs = list[tuple[Layer | None, Layer | None]]
 
 
 def matched(dense: Sequence[Layer], slim: Sequence[Layer]) -> Pairs:
     """Pair the layers of dense with those of slim, in the order of slim, then what is left."""
-    partners = _by_key(list(map(_anchor, dense)), list(map(_anchor, slim)))
-    taken = set(partners.values())
-    rest = _by_key(
-        [None if at in taken else layer.time.name for at, layer in enumerate(dense)],
-        [None if at in partners else layer.time.name for at, layer in enumerate(slim)],
-    )
-    partners |= rest
+    partners: dict[int, int] = {}
+    for key in (_weight, _operator, _name):
+        taken = set(partners.values())
+        partners |= _by_key(
+            [None if at in taken else key(layer) for at, layer in enumerate(dense)],
+            [None if at in partners else key(layer) for at, layer in enumerate(slim)],
+        )
     partners |= _by_place(dense, slim, partners)
     alone = [layer for at, layer in enumerate(dense) if at not in partners.values()]
     return [
@@ -31,8 +34,16 @@ def matched(dense: Sequence[Layer], slim: Sequence[Layer]) -> Pairs:
     ]
 
 
-def _anchor(layer: Layer) -> str | None:
+def _weight(layer: Layer) -> str | None:
     return layer.work.anchor if layer.work else None
+
+
+def _operator(layer: Layer) -> str | None:
+    return layer.work.operator.removesuffix(SPLIT) if layer.work else None
+
+
+def _name(layer: Layer) -> str:
+    return layer.time.name
 
 
 def _by_key(dense: Sequence[str | None], slim: Sequence[str | None]) -> dict[int, int]:

@@ -52,11 +52,12 @@ class Profile:
 class Work:
     """What a layer has to do; None where the graph does not tell.
 
-    ``anchor`` is what the layer is recognised by in another model: its weight, or the
-    operator's name. ``widths`` are the channels that its contraction runs over and makes.
+    ``anchor`` is what the layer is recognised by in another model: its weight, or else the
+    ``operator`` that does most. ``widths`` are the channels that this contracts and makes.
     """
 
     anchor: str
+    operator: str
     operators: tuple[str, ...]
     macs: int | None
     bytes: int

@@ -76,7 +76,7 @@ def compare_profiles(
     macs_saved = 1 - after.macs / before.macs if before.macs and after.macs is not None else None
     time_saved = 1 - after.layers_ms / before.layers_ms if before.layers_ms else 0.0
     return LayerComparison(
-        profiler=dense[1].profiler,
+        profiler=" and ".join(dict.fromkeys((dense[1].profiler, slim[1].profiler))),
         roofline=roof,
         block=block,
         dense=before,

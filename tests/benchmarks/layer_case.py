@@ -120,5 +120,12 @@ def layer(
     type: str = "Convolution",
     precision: str | None = "f32",
 ) -> Layer:
-    work = Work(anchor=f"{name}.weight", operators=(name,), macs=macs, bytes=bytes, widths=widths)
+    work = Work(
+        anchor=f"{name}.weight",
+        operator=f"node_{name}",
+        operators=(f"node_{name}",),
+        macs=macs,
+        bytes=bytes,
+        widths=widths,
+    )
     return Layer(time=layer_time(name, type=type, ms=ms, precision=precision), work=work)

@@ -103,9 +103,14 @@ def test_a_new_layout_change_and_a_new_layer_are_told_apart() -> None:
     assert cause(None, conv(0.5, 1, 16, 16)) == "new"
 
 
+def test_a_new_conversion_is_told_from_other_new_layers() -> None:
+    convert = Layer(time=layer_time("q", type="QuantizeLinear", ms=0.5), work=None)
+    assert cause(None, convert) == "converting"
+
+
 def test_a_layer_that_is_gone_lost_nothing() -> None:
     found = judged(conv(1.0, 1, 16, 16), None, ROOF, 16)
-    assert (found.cause, found.lost_ms, found.expected_ms) == ("saved", 0.0, 0.0)
+    assert (found.cause, found.lost_ms, found.expected_ms) == ("gone", 0.0, 0.0)
 
 
 def test_a_layer_without_macs_is_expected_to_shrink_as_its_data() -> None:

@@ -27,6 +27,14 @@ def test_layers_are_matched_by_their_weight_whatever_they_are_called_and_whereve
     assert names([a, b], [renamed(b, "x"), renamed(a, "y")]) == [("b", "x"), ("a", "y")]
 
 
+def test_a_weight_that_quantisation_renamed_is_found_by_its_operator() -> None:
+    a = layer("a", 1.0)
+    assert a.work is not None
+    work = replace(a.work, anchor="a.weight_quantized", operator="node_a/WithoutBiases")
+    quantised = replace(renamed(a, "x"), work=work)
+    assert names([layer("b", 1.0), a], [quantised, layer("b", 1.0)]) == [("a", "x"), ("b", "b")]
+
+
 def test_layers_without_weight_are_matched_by_name_and_then_by_type_and_place() -> None:
     a, b = layer("a", 1.0), layer("b", 1.0)
     dense = [other("in", "Reorder"), a, other("s1", "Softmax"), b, other("s2", "Softmax")]

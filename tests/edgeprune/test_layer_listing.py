@@ -33,6 +33,11 @@ def test_the_share_of_the_saving_that_became_time_is_said() -> None:
     assert "slower kernel: 4 layers lose 1.000 ms, 33% of B's time" in "\n".join(lines)
 
 
+def test_nothing_cut_is_no_saving() -> None:
+    lines = layer_lines(compared(plain(2, 1.0, 10**6), plain(2, 1.0, 10**6)))
+    assert "MACs +0.0 %, the layers' time +0.0 %" in lines
+
+
 def test_names_of_both_sides_are_those_given() -> None:
     lines = layer_lines(compared(plain(1, 1.0, 10), plain(1, 1.0, 10)))
     assert lines[0] == "B against A by layers, as test times them"
