@@ -101,15 +101,22 @@ def test_weights_outside_the_folder_are_refused(outside: Path, location: str) ->
         loaded(outside)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (0.0, r"whole\.onnx cannot be loaded by onnxruntime: \S.*No graph was found"),
+        (0.3, r"whole\.onnx is no ONNX file, or is cut off"),
+        (0.9, r"whole\.onnx is no ONNX file, or is cut off"),
+    ],
+)
 def test_a_file_that_is_cut_off_is_one_clear_error(
-    tmp_path: Path, tiny: Tiny, share: float
+    tmp_path: Path, tiny: Tiny, share: float, message: str
 ) -> None:
     weight = np.random.default_rng(0).normal(size=(3, 400)).astype(np.float32)
     path = write_network(tmp_path / "whole.onnx", weight)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(MeasureError, match=r"whole\.onnx (is no ONNX file|cannot be loaded)"):
+    with pytest.raises(MeasureError, match=message):
         loaded(path)
     graph = tmp_path / "cut.xml"
     graph.write_bytes(tiny.ir.read_bytes()[: int(share * tiny.ir.stat().st_size)])

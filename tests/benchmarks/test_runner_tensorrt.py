@@ -127,6 +127,24 @@ def test_layers_are_those_of_the_engine_with_the_nodes_they_came_from(
     assert len(times) == 2  # the context that is not watched works on
 
 
+def test_an_engine_is_watched_in_a_context_of_its_own(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = device()
+    plan = built(tmp_path / "recipe", site)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    model = runner.load_tensorrt(runner.Loading(plan))
+    engine = model.infer.__self__  # type: ignore[attr-defined]
+    unwatched = engine.context
+    assert model.profile is not None
+    assert len(model.profile(images(2), 3).total_ns) == 3
+    assert engine.context is unwatched
+    assert unwatched.profiler is None
+    for name in ("tensorrt", "edgeprune_tensorrt_recipe"):
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_a_batch_outside_the_engines_profile_is_refused(device: Device, tmp_path: Path) -> None:
     plan = built(tmp_path / "recipe", device())
     with RunnerProcess("engine") as process:

@@ -288,6 +288,7 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.work: Any = None
         self.profiler: Any = None
+        self.launches = 0
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         declared = shape_of(self.engine.ends[name])
@@ -318,8 +319,10 @@ class Context:
             images = views[0][:, ::-1].copy() if "swap" in self.world.faults else views[0].copy()
             logits = self.session.run(None, {self.engine.names[0]: images})[0]
             views[1][...] = np.nan if "nan" in self.world.faults else logits
+            self.launches += 1
+            pace = 50 if self.launches <= 5 else 1  # kernels are loaded, clocks rise
             for number, layer in enumerate(_layers(self.engine) if self.profiler else [], 1):
-                self.profiler.report_layer_time(layer["Name"], number / 1000)
+                self.profiler.report_layer_time(layer["Name"], pace * number / 1000)
 
         self.work = ctypes.CFUNCTYPE(None)(work)  # kept alive until it has run
         self.world.cudart.fake_launch(self.work)
