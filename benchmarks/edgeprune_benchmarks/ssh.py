@@ -81,7 +81,8 @@ class SshHost:
     def runner(self, name: str) -> RunnerProcess:
         """Start a device runner there, with the environment it would have here."""
         command = program(self.python, self._own(self._file), "serve")
-        return self._process(f"{name} on {self.name}", self._attended(command, KEPT))
+        called = name if name == self.name else f"{name} on {self.name}"
+        return self._process(called, self._attended(command, KEPT))
 
     def give(self, folder: Path, files: Sequence[Path], *, keep: bool = True) -> str:
         """Copy what is missing there, and return the folder that shows the files."""

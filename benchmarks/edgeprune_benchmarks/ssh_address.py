@@ -94,4 +94,6 @@ def _query(query: str) -> dict[str, str]:
     for name, value in words.items():
         if name not in ("python", "cache") or not value:
             raise UsageError(f"{name!r} cannot be set so; an address is {FORM}")
+        if name == "python" and value.startswith("~/"):
+            words[name] = f".{value[1:]}"  # words are quoted; logins begin at home
     return words

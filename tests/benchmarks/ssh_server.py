@@ -31,6 +31,7 @@ class SshServer:
 
     folder: Path
     options: Mapping[str, object] = field(default_factory=dict)
+    environment: str = ""
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -57,12 +58,15 @@ class SshServer:
             self._make_key(self.folder / name)
         self.port = self.port or free_port()
         self._write()
-        assert SERVER is not None
-        log = (self.folder / "log").open("ab")
-        with log:
-            command = [SERVER, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        command = [str(SERVER), "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
         until(lambda: listens(self.port), "sshd does not listen")
+        probe = [str(shutil.which("ssh")), "-F", str(self.config), "-oBatchMode=yes", "device"]
+        if subprocess.run([*probe, "true"], check=False, capture_output=True).returncode:
+            self.stop()
+            last = (self.folder / "log").read_text().strip().rpartition("\n")[2]
+            pytest.skip(f"this account cannot log in on loopback: {last}")
 
     def stop(self) -> None:
         """End sshd, and what serves its connections."""
@@ -89,6 +93,7 @@ class SshServer:
             f"AuthorizedKeysFile {self.folder / 'key.pub'}\n"
             "PidFile none\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            f"SetEnv HOME={self.folder} {self.environment}\n"  # no start-up files of a shell
             + "".join(f"{name} {value}\n" for name, value in self.options.items())
         )
         for name, key in {"known": "host", "changed": "other_host"}.items():

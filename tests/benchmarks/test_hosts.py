@@ -29,6 +29,7 @@ PATIENCE = 60.0
             Address(host="pi", python="/opt/v/bin/python"),
             "cpu",
         ),
+        ("ssh://pi?python=~/v/bin/python", Address(host="pi", python="./v/bin/python"), "cpu"),
         (
             "ssh://mac:22?python=/brew/python@3.12/bin/python&cache=~/big disk",
             Address(host="mac", port=22, python="/brew/python@3.12/bin/python", cache="~/big disk"),

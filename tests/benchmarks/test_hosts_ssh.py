@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from edgeprune.errors import MeasureError
 from edgeprune_benchmarks.hosts import SshHost, open_host
+from edgeprune_benchmarks.ssh_address import Address
 
 from .conftest import Tiny, images
 from .ssh_server import SshServer, alive, login, needs_sshd, offspring, until
@@ -116,6 +118,31 @@ def test_a_runner_that_hangs_is_ended_with_its_connection(server: SshServer, hos
         (hung,) = running(server, "device_runner.py")
         os.kill(hung, signal.SIGSTOP)
     until(lambda: not alive(hung), "the runner is still there")
+
+
+def test_a_runner_that_is_killed_there_is_told(server: SshServer, host: SshHost) -> None:
+    with host.runner("dense") as runner:
+        runner.ask("info", PATIENCE)
+        (there,) = running(server, "device_runner.py")
+        os.kill(there, signal.SIGKILL)
+        with pytest.raises(MeasureError, match=r"on device was killed by signal 9 \(out of memory"):
+            runner.ask("info", PATIENCE)
+
+
+def test_a_runner_that_fails_there_is_quoted_without_a_word_of_ssh(
+    server: SshServer, tmp_path: Path
+) -> None:
+    fails = tmp_path / "device_runner.py"
+    fails.write_text("import sys\ndef main():\n print('cannot', file=sys.stderr)\n return 3\n")
+    address = Address(host="device", python=sys.executable, cache=str(server.cache))
+    with (
+        SshHost(address, runner=fails, config=server.config) as host,
+        host.runner("dense") as runner,
+        pytest.raises(MeasureError) as caught,
+    ):
+        runner.ask("info", PATIENCE)
+    said = "the device runner of dense on device ended with exit code 3 during 'info'"
+    assert str(caught.value) == f"{said}; its last words:\ncannot"
 
 
 def running(server: SshServer, name: str) -> list[int]:

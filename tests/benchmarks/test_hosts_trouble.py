@@ -21,7 +21,7 @@ EXEC = f'exec {sys.executable} "$@"\n'
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     folder = tmp_path_factory.mktemp("sshd")
-    server = SshServer(folder=folder, options={"SetEnv": "OMP_NUM_THREADS=7"})
+    server = SshServer(folder=folder, environment="OMP_NUM_THREADS=7")
     server.start()
     yield server
     server.stop()
