@@ -86,9 +86,9 @@ def test_a_gain_that_is_partly_one_of_precision_says_so() -> None:
     assert not any("precision" in sentence for sentence in case_sentences(record()))
 
 
-def asked(**changes: int) -> Record:
+def asked(*, rounds: int = 4, threads: int = 1) -> Record:
     found = record()
-    settings = replace(found.comparison.settings, **changes)
+    settings = replace(found.comparison.settings, rounds=rounds, threads=threads)
     return replace(found, comparison=replace(found.comparison, settings=settings))
 
 
@@ -101,6 +101,16 @@ def test_threads_that_have_no_core_are_told() -> None:
     said = "5 threads on 4 cores wait for each other"
     assert said in case_sentences(asked(threads=5))
     assert not any("wait for each other" in line for line in case_sentences(asked(threads=4)))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_why_gpu_memory_is_not_known_is_said_of_gpus_only(device: str) -> None:
+    found = record()
+    slim = found.comparison.slim
+    runs = tuple(replace(run, device=device, gpu_reason="NVML is not here") for run in slim.runs)
+    comparison = replace(found.comparison, slim=replace(slim, runs=runs))
+    said = list(case_sentences(replace(found, comparison=comparison)))
+    assert ("GPU memory: NVML is not here" in said) == (device == "cuda:0")
 
 
 def test_markdown_holds_a_line_per_case_and_no_markup_of_names() -> None:

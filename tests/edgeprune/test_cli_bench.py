@@ -96,7 +96,7 @@ def _accuracy_is_that_of_the_artifact(measured: Mapping[str, Any], folder: Path)
     assert found[0] != found[1]
     for name, accuracy in zip("ab", found, strict=True):
         session = onnxruntime.InferenceSession(folder / name / "model.onnx")
-        logits = session.run(None, {"images": images.numpy()})[0]
+        logits = np.asarray(session.run(None, {"images": images.numpy()})[0])
         right = float(np.mean(logits.argmax(axis=1) == labels.numpy()))
         assert accuracy == pytest.approx(right)
     assert "measured here on the 24 test images" in measured["accuracy_from"]
