@@ -5,6 +5,7 @@ other end of a network changes nothing else. Invariant: a host's name appears in
 messages only, never in what is measured.
 """
 
+import compileall
 import os
 import re
 import shutil
@@ -92,6 +93,7 @@ class LocalHost:
         """Take the runner, a file with a ``main()``, and the Python that runs it."""
         self.python = python
         self._runner = runner
+        compileall.compile_file(str(runner), quiet=2)  # not in the first process that is measured
         self._scratch: list[str] = []
 
     def runner(self, name: str) -> RunnerProcess:

@@ -36,6 +36,7 @@ __all__ = ["SshHost"]
 FILES: Final = Path(__file__).with_name("device_files.py")
 MARKER: Final = "edgeprune: from here on"
 LOGIN: Final = 60.0  # seconds to log in, through any number of jump hosts
+FAREWELL: Final = 10.0  # seconds for the other end to remove what is not to stay
 SOCKET: Final = 80  # longest path of a socket; ssh adds 17 characters, systems allow 104
 OLDEST: Final = (3, 8)
 YES_NO: Final = {True: "yes", False: "no"}
@@ -121,7 +122,7 @@ class SshHost:
             # Where the connection is gone, the other end has seen that by itself.
             with suppress(MeasureError):
                 if self._met:
-                    self._device.ask("close", PATIENCE)
+                    self._device.ask("close", FAREWELL)
             self._device.close()
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)

@@ -142,6 +142,13 @@ def test_a_program_sees_its_words_and_nothing_of_how_it_is_started(tmp_path: Pat
     assert list(tmp_path.glob("__pycache__/shown.*.pyc"))
 
 
+def test_a_runner_of_this_machine_is_compiled_before_it_is_measured(tmp_path: Path) -> None:
+    path = tmp_path / "runner.py"
+    path.write_text("def main(): ...\n")
+    LocalHost(runner=path)
+    assert list(tmp_path.glob("__pycache__/runner.*.pyc"))
+
+
 def test_files_that_are_missing_or_elsewhere_are_not_given(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "file").touch()
