@@ -73,6 +73,8 @@ def _saving(found: LayerComparison) -> str:
     macs = f"MACs {_change(found.macs_saved)}, {time}"
     if found.realised is None:
         return macs
+    if found.realised <= 0:
+        return f"{macs}: nothing of the saving in MACs became time"
     return f"{macs}: {found.realised:.0%} of the saving in MACs became time"
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.errors import MeasureError
+from edgeprune.errors import MeasureError, UsageError
 from edgeprune.pipeline.subjects import is_bundle, open_subject
 from edgeprune.targets import Target, load_target
 from edgeprune.targets.target import PROCESSORS
@@ -84,8 +84,11 @@ def compare_trtexec(
     bundle's dense model against its slim one. files: of each, as ``trtexec_profile_of``
     takes them. batch: that the engines ran with.
 
-    Raises ``MeasureError`` for files that are not trtexec's, and as ``open_subject`` does.
+    Raises ``MeasureError`` for files that are not trtexec's, ``UsageError`` without b where
+    a is no bundle, and as ``open_subject`` does.
     """
+    if b is None and not is_bundle(a):
+        raise UsageError(f"'{a}' is no bundle: give the artifact that it is compared with as well")
     first = open_subject(a, runtime=_engine(a), role="slim" if b else "dense")
     second = open_subject(b or a, runtime=_engine(b or a))
     names = (first.name, second.name)
@@ -104,13 +107,14 @@ def _engine(path: Path) -> str | None:
     return "tensorrt" if is_bundle(path) else None
 
 
-def _precision(profile: Profile) -> str:
-    """Return the type that most of the time is spent in, of those that MACs are done in."""
+def _precision(profile: Profile, target: Target) -> str:
+    """Return the type that most of the time is spent in, or the target's if none is told."""
     spent: dict[str, float] = defaultdict(float)
     for layer in profile.layers:
         if layer.precision is not None and layer.precision in PEAKS:
             spent[layer.precision] += layer.ms
-    return max(spent, key=lambda name: spent[name], default="f32")
+    usual = next(name for name, peak in PEAKS.items() if peak == target.precision)
+    return max(spent, key=lambda name: spent[name], default=usual)
 
 
 def _usual(subject: Subject, settings: MeasureSettings) -> Target:

@@ -33,6 +33,11 @@ def test_the_share_of_the_saving_that_became_time_is_said() -> None:
     assert "slower kernel: 4 layers lose 1.000 ms, 33% of B's time" in "\n".join(lines)
 
 
+def test_a_saving_that_cost_time_is_not_a_negative_share() -> None:
+    lines = layer_lines(compared(plain(2, 1.0, 10**6), plain(2, 1.1, 5 * 10**5)))
+    assert any(line.endswith("nothing of the saving in MACs became time") for line in lines)
+
+
 def test_nothing_cut_is_no_saving() -> None:
     lines = layer_lines(compared(plain(2, 1.0, 10**6), plain(2, 1.0, 10**6)))
     assert "MACs +0.0 %, the layers' time +0.0 %" in lines

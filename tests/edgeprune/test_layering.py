@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeprune.errors import MeasureError
+from edgeprune.errors import MeasureError, UsageError
 from edgeprune.layer_listing import layer_lines
 from edgeprune.pipeline.layering import compare_layer_profiles, compare_layers, compare_trtexec
 from edgeprune.targets import load_target
@@ -174,8 +174,27 @@ def test_what_trtexec_exported_of_two_onnx_files_is_compared(tmp_path: Path) -> 
     assert (found.dense.name, found.slim.name) == ("before.onnx", "after.onnx")
     assert found.profiler == "trtexec"
     assert found.dense.macs == sum(list(macs_of(DENSE, batch=4).values())[:2])
+    assert found.roofline.gmacs is not None
     again = compare_trtexec(before, before, files)
     assert (again.dense.name, again.slim.name) == ("before.onnx (A)", "before.onnx (B)")
+
+
+def test_layers_of_unknown_type_are_judged_at_the_targets_precision(tmp_path: Path) -> None:
+    path = write_layers(tmp_path / "model.onnx", DENSE)
+    files = [[exported(tmp_path / f"{name}.json", ("node_wide", 1.0))] for name in "ab"]
+    target = load_target("jetson-orin-nano")
+    found = compare_trtexec(path, path, files, target=target)
+    assert target.rates is not None
+    assert target.precision == "fp16"
+    half = target.rates.fp16_tflops or 0.0
+    assert found.roofline.gmacs == pytest.approx(1e3 * half / 2 * target.rates.compute_share)
+
+
+def test_profiles_of_one_file_alone_are_refused(tmp_path: Path) -> None:
+    path = write_layers(tmp_path / "model.onnx", DENSE)
+    files = [[exported(tmp_path / f"{name}.json", ("node_wide", 1.0))] for name in "ab"]
+    with pytest.raises(UsageError, match="is no bundle: give the artifact"):
+        compare_trtexec(path, None, files)
 
 
 def test_an_engine_without_a_target_is_judged_by_blocks_of_a_gpu(tmp_path: Path) -> None:
