@@ -36,10 +36,8 @@ STATUSES = {"pass": PASSED, "regression": REGRESSION, "inconclusive": INCONCLUSI
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Test:
+class TestSplit:
     """The test split that accuracy is judged on."""
-
-    __test__ = False  # pytest takes classes of this name for its own
 
     data: ImageData
     split: str
@@ -96,7 +94,7 @@ def latency_check(job: Job, candidate: Tried, other: Tried) -> tuple[Finding, Ti
     return _latency_finding(job, check, floor, case(job, candidate)), timing
 
 
-def open_test(job: Job, candidate: Tried) -> Test:
+def open_test(job: Job, candidate: Tried) -> TestSplit:
     """Open the images whose test split accuracy is judged on.
 
     Raises:
@@ -109,10 +107,10 @@ def open_test(job: Job, candidate: Tried) -> Test:
         reporter=job.reporter,
     )
     check_classes(data, candidate.opened, candidate.probe)
-    return Test(data=data, split=split_sha256(data))
+    return TestSplit(data=data, split=split_sha256(data))
 
 
-def decided_by(job: Job, tried: Tried, test: Test) -> Decided:
+def decided_by(job: Job, tried: Tried, test: TestSplit) -> Decided:
     """Return what an artifact decides about every test image, in its own runtime.
 
     Raises:
