@@ -98,8 +98,9 @@ def compare_trtexec(
         (replace(opened.subject, name=name), trtexec_profile_of(each))
         for opened, name, each in zip((first, second), names, files, strict=True)
     ]
-    settings = MeasureSettings(batch=batch, precision=_precision(sides[0][1]))
-    return compare_layer_profiles(sides[0], sides[1], settings, target=target or load_target("gpu"))
+    judge = target or load_target("gpu")
+    settings = MeasureSettings(batch=batch, precision=_precision(sides[0][1], judge))
+    return compare_layer_profiles(sides[0], sides[1], settings, target=judge)
 
 
 def _engine(path: Path) -> str | None:
