@@ -59,7 +59,12 @@ def _slower(infer: Any) -> Any:  # noqa: ANN401  the runner's own callable
     return slowed
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the shipped runner with the fault planted."""
     shipped = load_runner()
     plant(shipped)
-    sys.exit(shipped.main())
+    return int(shipped.main())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("trust", reason="benchmarks need an editable install")
 
 import trust_slowed_runner
+from edgeprune_benchmarks.commands import program
 from edgeprune_benchmarks.process import RunnerProcess
 from edgeprune_benchmarks.statistics import Ratio
 from trust_agreement import Agreement
@@ -16,7 +17,7 @@ from trust_gates import Outcome
 
 from .conftest import Tiny, images
 
-SLOWED = [sys.executable, str(Path(trust_slowed_runner.__file__)), "serve"]
+SLOWED = program(sys.executable, str(trust_slowed_runner.__file__), "serve")
 
 
 def outcome(first: float, second: float | None) -> Outcome:
