@@ -177,10 +177,10 @@ def _status(difference: float, low: float, high: float, margin: float) -> str:
 
 
 def _interval(gains: Shares, lost: int, won: int, seed: int) -> tuple[float, float]:
-    if not len(gains):
-        return -1.0, 1.0
-    if np.isin(gains, (-1.0, 0.0, 1.0)).all():
+    if np.isin(gains, (-1.0, 0.0, 1.0)).all() and len(gains):
         return -_tango(len(gains), won=lost, lost=won), _tango(len(gains), won=won, lost=lost)
+    if len(gains) < 2:  # nothing to resample
+        return -1.0, 1.0
     found = bootstrap(
         (gains,),
         np.mean,

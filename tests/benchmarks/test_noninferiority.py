@@ -139,6 +139,13 @@ def test_several_calls_that_did_not_change_are_bounded_as_few_images_too() -> No
     assert found.high > 0
 
 
+def test_one_image_tells_nothing() -> None:
+    labels = np.zeros((1, 2), np.int64)
+    after = np.array([[1, 0]])
+    found = judged(labels, after, labels).overall
+    assert (found.low, found.high, found.status) == (-1.0, 1.0, "inconclusive")
+
+
 def test_a_class_without_images_is_inconclusive_and_says_so() -> None:
     labels = np.zeros(500, np.int64)
     found = judged(labels, labels, labels)
