@@ -644,12 +644,14 @@ def load_torch(how: Loading) -> Model:
     ends = [named[name] for name in program.graph_signature.user_inputs]
     source = only(ends, [str(end.dtype) for end in ends])
     types = {str(t.dtype) for t in program.state_dict.values() if t.is_floating_point()}
-    module, cuda = program.module(), None
+    cuda = None
     if how.gpu is not None:
+        cuda = torch.cuda
+        cuda.set_device(how.gpu)  # where events and streams are made
         passes = import_module("torch.export.passes")
-        module, cuda = passes.move_to_device_pass(program, device).module(), torch.cuda
+        program = passes.move_to_device_pass(program, device)
     tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    inference = TorchInference(torch, module, device, cuda, how.cuda_graph)
+    inference = TorchInference(torch, program.module(), device, cuda, how.cuda_graph)
     return Model(
         infer=inference.infer,
         shape=tuple(size if isinstance(size, int) else None for size in source.shape),
@@ -768,8 +770,10 @@ class TorchInference:
         totals, layers = stopwatch(infer, count), []
         per = len(marks) // count
         for k, (node, seen, _, _) in enumerate(marks[:per]):
-            spans = [(start, end) for _, _, start, end in marks[k::per]]
-            times = [end - a if cuda is None else a.elapsed_time(end) * 1e6 for a, end in spans]
+            times = [
+                end - start if cuda is None else start.elapsed_time(end) * 1e6
+                for _, _, start, end in marks[k::per]
+            ]
             weights = [each.target for each in node.all_input_nodes if each.op == "get_attr"]
             names = {"name": node.name, "type": str(node.target), "origins": [node.name, *weights]}
             layers.append({**names, "ns": centre(times), **seen})

@@ -68,6 +68,7 @@ def test_every_file_that_a_runtime_loads_is_hashed(tiny: Tiny, outside: Path) ->
         assert [file.name for file in runner.artifact_files(path)] == names
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # pytest has threads
 def test_a_hash_is_the_same_for_a_file_of_many_pieces(tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(3 * (1 << 16) + 17)
     (tmp_path / "file").write_bytes(data)
@@ -76,6 +77,7 @@ def test_a_hash_is_the_same_for_a_file_of_many_pieces(tmp_path: Path) -> None:
     assert runner.digests([tmp_path / "file"] * 2) == [wanted, wanted]
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_file_that_cannot_be_hashed_is_an_error_of_this_process(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"here")
     with pytest.raises(FileNotFoundError, match="gone"):
