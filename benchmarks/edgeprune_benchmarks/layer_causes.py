@@ -155,7 +155,7 @@ def _causes(
         yield "misaligned", f"{_words(odd)} no multiple of {block}"
     if moving >= computing and slim.work and dense.work and dense.work.bytes:
         share = slim.work.bytes / dense.work.bytes
-        if share - left >= PART * (slim.time.ms / dense.time.ms - left):
+        if (share - left) * dense.time.ms >= PART * (slim.time.ms - left * dense.time.ms):
             yield "memory-bound", f"moves {share:.0%} of the data for {left:.0%} of the MACs"
     if odd:
         yield "misaligned", f"{_words(odd)} no multiple of {block}"

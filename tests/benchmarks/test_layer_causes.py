@@ -85,6 +85,12 @@ def test_layers_of_a_model_of_a_few_long_ones_are_not_all_taken_for_starts() -> 
     assert roofline(None, "f32", {"dense": layers, "slim": layers}).floor_ms == 0.02
 
 
+def test_a_layer_that_took_no_time_that_the_profiler_can_show_is_judged_too() -> None:
+    dense, slim = conv(0.0, 20, 512, 64, megabytes=10), conv(0.8, 8, 512, 32, megabytes=8)
+    found = judged(dense, slim, ROOF, 16)
+    assert (found.cause, found.lost_ms) == ("slower kernel", 0.8)
+
+
 def test_a_wider_type_than_before_comes_first() -> None:
     dense, slim = conv(1.0, 100, 64, 64, precision="i8"), conv(2.0, 60, 50, 50)
     found = judged(dense, slim, ROOF, 16)
