@@ -30,7 +30,9 @@ LIMITS: Final = {"median": 0.03, "memory": 0.05}
 TIME: Final = "/usr/bin/time"
 
 ORT_SCRIPT: Final = """
-import json, sys, numpy as np, onnxruntime as ort
+import json, os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import numpy as np, onnxruntime as ort
 path, seconds, shape, prefix = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
 options = ort.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -5,27 +5,14 @@ how it is shown. Progress goes to stderr, results to stdout.
 """
 
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
-from edgeprune.bench_options import (
-    BENCH_EXAMPLES,
-    BENCH_OPTIONS,
-    A,
-    B,
-    BenchCommand,
-    bench_settings,
-    form_of,
-)
 from edgeprune.console import RichReporter, print_results
 from edgeprune.criteria_help import criteria_help
 from edgeprune.errors import EdgepruneError
@@ -35,13 +22,8 @@ from edgeprune.export_options import (
     ExportCommand,
     export_settings,
 )
-from edgeprune.gate_options import (
-    CANDIDATE,
-    GATE_EXAMPLES,
-    GATE_OPTIONS,
-    GateCommand,
-    gate_settings,
-)
+from edgeprune.failing import INTERRUPTED, fail, one_line_on_interrupt
+from edgeprune.measure_commands import bench, gate
 from edgeprune.options import COMPRESS_OPTIONS, CompressCommand, settings_of
 from edgeprune.target_listing import targets_help
 from edgeprune.unit_options import (
@@ -61,8 +43,6 @@ from edgeprune.unit_options import (
 )
 
 _FILE: Final = click.Path(path_type=Path)
-UNJUDGED: Final = 3  # of a gate
-INTERRUPTED: Final = 130  # as shells count: 128 and the signal's number
 
 EXAMPLES: Final = """\b
 Examples:
@@ -99,12 +79,6 @@ Examples:
 """
 
 
-class Interrupted(click.ClickException):
-    """The user pressed Ctrl-C."""
-
-    exit_code = INTERRUPTED
-
-
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -129,7 +103,7 @@ def compress(context: click.Context, /, **_options: object) -> None:
     """
     asked = context.params  # by name, as click also passes them
     settings = settings_of(context)
-    with _one_line_on_interrupt("interrupted: what is complete is kept; --resume continues"):
+    with one_line_on_interrupt("interrupted: what is complete is kept; --resume continues"):
         from edgeprune.pipeline import compress as run
 
         reporter = RichReporter(Console(stderr=True))
@@ -180,7 +154,7 @@ def inspect(context: click.Context, /, **_options: object) -> None:
     """
     asked = dict(context.params)  # by name, as click also passes them
     as_json = asked.pop("as_json")
-    with _one_line_on_interrupt("interrupted"):
+    with one_line_on_interrupt("interrupted"):
         from edgeprune.listing import print_inspection
         from edgeprune.pipeline import InspectSettings, inspect_model
 
@@ -208,7 +182,7 @@ def score(context: click.Context, /, **_options: object) -> None:
     group, and the scores as they are stored. Nothing is cut.
     """
     settings = score_settings(context.params)
-    with _one_line_on_interrupt("interrupted: nothing was written"):
+    with one_line_on_interrupt("interrupted: nothing was written"):
         from edgeprune.pipeline import score_model
         from edgeprune.unit_listing import score_lines
 
@@ -239,7 +213,7 @@ def explain(context: click.Context, /, **_options: object) -> None:
     asked = context.params
     settings = explain_settings(asked)
     out = asked["out"] or page_of(settings.unit)
-    with _one_line_on_interrupt("interrupted: nothing was written"):
+    with one_line_on_interrupt("interrupted: nothing was written"):
         from edgeprune.pipeline import explain_unit
         from edgeprune.unit_listing import explanation_lines
 
@@ -265,7 +239,7 @@ def export(context: click.Context, /, **_options: object) -> None:
     the device by its own run.py.
     """
     settings = export_settings(context.params)
-    with _one_line_on_interrupt("interrupted: nothing was written"):
+    with one_line_on_interrupt("interrupted: nothing was written"):
         from edgeprune.export_listing import export_lines
         from edgeprune.pipeline import export_model
 
@@ -275,57 +249,6 @@ def export(context: click.Context, /, **_options: object) -> None:
         click.echo(json.dumps(results.document, indent=1))
     else:
         click.echo("\n".join(export_lines(results)))
-
-
-@cli.command(cls=BenchCommand, params=parameters(BENCH_OPTIONS, A, B), epilog=BENCH_EXAMPLES)
-@click.pass_context
-def bench(context: click.Context, /, **_options: object) -> None:
-    """Measure B against A: latency, memory, energy and accuracy.
-
-    Both are measured in turns, each in fresh processes of its own, so that whatever
-    changes on the machine changes for both. Without B, A is a bundle, whose slim
-    model is measured against its dense one.
-    """
-    asked = context.params
-    settings, form = bench_settings(asked), form_of(asked)
-    kept = "what is complete is kept; --resume continues" if asked["out"] else "nothing was kept"
-    with _one_line_on_interrupt(f"interrupted: {kept}"):
-        from edgeprune.bench_listing import bench_text, exported_text, print_bench
-        from edgeprune.pipeline.benching import bench as run
-
-        if asked["trtexec"]:
-            click.echo(exported_text(asked, form))
-            return
-        reporter = RichReporter(Console(stderr=True))
-        found = run(settings, out=asked["out"], resume=asked["resume"], reporter=reporter)
-    if form == "table":
-        print_bench(found, Console())
-    else:
-        click.echo(bench_text(found, form))
-
-
-@cli.command(cls=GateCommand, params=parameters(GATE_OPTIONS, CANDIDATE), epilog=GATE_EXAMPLES)
-@click.pass_context
-def gate(context: click.Context, /, **_options: object) -> int:
-    """Decide whether CANDIDATE is worse than what was agreed.
-
-    CANDIDATE is a bundle, an artifact (.onnx, .xml, .pt2, .plan), or what `bench` or
-    `compress` stored. Counts, sizes, hashes and memory are held against a committed
-    baseline, accuracy against its decisions image by image, and time against another
-    artifact that is measured in turns with it.
-    """
-    asked = context.params
-    settings = gate_settings(asked)
-    with _one_line_on_interrupt("interrupted: nothing was judged"), _never_a_regression():
-        from edgeprune.gate_listing import gate_json, gate_lines, tell_github, write_reports
-        from edgeprune.pipeline.gating import gate as run
-
-        found = run(settings, reporter=RichReporter(Console(stderr=True)))
-        write_reports(found, junit_file=asked["junit"], markdown_file=asked["markdown"])
-        click.echo(gate_json(found) if asked["as_json"] else "\n".join(gate_lines(found)))
-        for line in tell_github(found, os.environ):
-            click.echo(line, err=asked["as_json"])
-    return found.exit_code
 
 
 @cli.command()
@@ -348,50 +271,26 @@ def targets(name: str | None) -> None:
         click.echo(line)
 
 
+cli.add_command(bench)
+cli.add_command(gate)
+
+
 def main() -> None:
     """Run the command line; a user's mistake becomes one line and an exit code."""
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        fail(error.format_message(), error.exit_code)
     except click.Abort:
-        _fail("interrupted", INTERRUPTED)
+        fail("interrupted", INTERRUPTED)
     except EdgepruneError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _width() -> int | None:
     """Return the columns of the terminal, or None where a pipe takes any."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-@contextmanager
-def _one_line_on_interrupt(message: str) -> Iterator[None]:
-    """Take Ctrl-C before click does, which would print an empty line."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(message) from None
-
-
-@contextmanager
-def _never_a_regression() -> Iterator[None]:
-    """Give an error that keeps a gate from judging the exit code for that, not that of failing."""
-    try:
-        yield
-    except EdgepruneError as error:
-        if error.exit_code != EdgepruneError.exit_code:
-            raise
-        _fail(str(error), UNJUDGED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    """Print one line, also where a runtime's last words are several."""
-    line = " | ".join(part.strip() for part in message.splitlines() if part.strip())
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from edgeprune.pipeline.bench_settings import BenchSettings
+    from edgeprune.pipeline.benching import bench
     from edgeprune.pipeline.compressing import compress
     from edgeprune.pipeline.explaining import explain_unit
     from edgeprune.pipeline.export_settings import ExportSettings
     from edgeprune.pipeline.exporting import ExportResults, export_model
+    from edgeprune.pipeline.gate_settings import GateSettings
+    from edgeprune.pipeline.gating import gate
     from edgeprune.pipeline.inspecting import Inspected, InspectSettings, inspect_model
     from edgeprune.pipeline.reporting import rewrite_report
     from edgeprune.pipeline.results import CompressResults
@@ -20,16 +24,20 @@ if TYPE_CHECKING:
     from edgeprune.pipeline.unit_settings import ExplainSettings, ScoreSettings, Subject
 
 _HOMES: Final = {
+    "BenchSettings": "bench_settings",
     "CompressResults": "results",
     "CompressSettings": "settings",
     "ExplainSettings": "unit_settings",
     "ExportResults": "exporting",
     "ExportSettings": "export_settings",
+    "GateSettings": "gate_settings",
     "Inspected": "inspecting",
     "InspectSettings": "inspecting",
+    "bench": "benching",
     "compress": "compressing",
     "explain_unit": "explaining",
     "export_model": "exporting",
+    "gate": "gating",
     "inspect_model": "inspecting",
     "rewrite_report": "reporting",
     "score_model": "scoring_run",
@@ -47,19 +55,23 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "BenchSettings",
     "CompressResults",
     "CompressSettings",
     "ExplainSettings",
     "ExportResults",
     "ExportSettings",
+    "GateSettings",
     "InspectSettings",
     "Inspected",
     "ScoreResults",
     "ScoreSettings",
     "Subject",
+    "bench",
     "compress",
     "explain_unit",
     "export_model",
+    "gate",
     "inspect_model",
     "rewrite_report",
     "score_model",

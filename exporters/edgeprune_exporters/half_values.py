@@ -17,7 +17,7 @@ from edgeprune.errors import ExportError
 from edgeprune_exporters.half_types import is_float
 from edgeprune_exporters.half_weights import take_weights
 from edgeprune_exporters.parity import Array, distance
-from edgeprune_exporters.runtimes import THREADS, last_line
+from edgeprune_exporters.runtimes import THREADS, import_onnxruntime, last_line
 
 REDUCTIONS: Final = ("ReduceMax", "ReduceSum")
 
@@ -116,9 +116,7 @@ class _Loaded:
 
 
 def _load(model: ir.Model) -> _Loaded:
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()  # builds for Windows have some
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 4

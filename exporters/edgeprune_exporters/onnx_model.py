@@ -22,7 +22,7 @@ from edgeprune_exporters.lowering import BATCH, OUTPUT
 from edgeprune_exporters.onnx_shape import image_shape, refusal
 from edgeprune_exporters.opsets import at_opset, opset_of
 from edgeprune_exporters.parity import Array, Batch
-from edgeprune_exporters.runtimes import INPUT, THREADS, last_line
+from edgeprune_exporters.runtimes import INPUT, THREADS, import_onnxruntime, last_line
 from edgeprune_exporters.stamping import stamp
 from edgeprune_exporters.tidying import tidy
 
@@ -124,8 +124,7 @@ class OnnxModel:
 
     def values(self, images: Array, names: Sequence[str]) -> Mapping[str, Array]:
         """Return values within, by their names in the graph; unknown ones are left out."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         known = [name for name in names if name in self.value_names]
         if not known:
             return {}
@@ -156,9 +155,7 @@ class OnnxModel:
 
     @cached_property
     def _session(self) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
-        import onnxruntime
-
-        onnxruntime.disable_telemetry_events()  # builds for Windows have some
+        onnxruntime = import_onnxruntime()
         try:
             return onnxruntime.InferenceSession(
                 self.path, self._options, providers=["CPUExecutionProvider"]
@@ -170,9 +167,7 @@ class OnnxModel:
 
     @property
     def _options(self) -> Any:  # noqa: ANN401
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
+        options = import_onnxruntime().SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
         options.log_severity_level = 3  # errors; they come as exceptions as well
         return options

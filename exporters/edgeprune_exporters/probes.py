@@ -64,8 +64,9 @@ def _onnx_probe(path: Path) -> Probe:
     logits = values.pop(model.graph.output[0].name)
 
     def read(images: Array, names: Sequence[str]) -> Mapping[str, Array]:
-        import onnxruntime
+        from edgeprune_exporters.runtimes import import_onnxruntime
 
+        onnxruntime = import_onnxruntime()
         wider = onnx.ModelProto()
         wider.CopyFrom(model)
         wider.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n != logits.name)

@@ -1,5 +1,6 @@
 """The runtimes in which artifacts are checked, loaded as a device would load them."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -49,8 +50,7 @@ def load_onnxruntime(path: Path, *, as_written: bool = False) -> Runtime:
     Raises:
         ExportError: ONNX Runtime cannot load it.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     session = _onnxruntime_session(path, path.name, as_written=as_written)
     return Runtime(
         name="onnxruntime",
@@ -96,9 +96,7 @@ def _stored_types(path: Path) -> str:
 
 
 def _onnxruntime_session(source: Path | bytes, name: str, *, as_written: bool = False) -> Any:  # noqa: ANN401 - it has no types
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()  # builds for Windows have some
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 3  # errors; they come as exceptions as well
@@ -131,6 +129,19 @@ def _compile(source: Any, name: str) -> Any:  # noqa: ANN401
 
 def _infer(compiled: Any, images: Array) -> Array:  # noqa: ANN401
     return cast(Array, np.array(compiled([images])[0]))  # copied: its memory is used again
+
+
+def import_onnxruntime() -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+    """Import ONNX Runtime without its telemetry.
+
+    From 1.31 on, importing it starts threads that write an identity and a database
+    below the user's folders; a call after the import comes too late for these.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # older builds for Windows know only this
+    return onnxruntime
 
 
 def import_openvino() -> Any:  # noqa: ANN401 - OpenVINO has no types

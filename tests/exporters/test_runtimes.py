@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +96,15 @@ def test_quantised_pairs_are_run_as_they_are_written_where_another_runtime_will_
     np.testing.assert_array_equal(written.run(images.numpy()), exact)
     assert not np.array_equal(load_onnxruntime(path).run(images.numpy()), exact)
     assert {"f16", "i8"} <= set(written.precision.split("+"))
+
+
+def test_importing_onnxruntime_starts_no_telemetry(tmp_path: Path) -> None:
+    script = (
+        "from edgeprune_exporters.runtimes import import_onnxruntime\n"
+        "import_onnxruntime().SessionOptions()"
+    )
+    homes = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | homes
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*")), "where telemetry keeps its identity"
+    assert not list(tmp_path.rglob(".ses"))

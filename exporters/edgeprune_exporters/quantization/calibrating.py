@@ -27,7 +27,7 @@ import numpy as np
 from edgeprune.errors import ExportError
 from edgeprune_exporters.images import Images
 from edgeprune_exporters.parity import Array
-from edgeprune_exporters.runtimes import INPUT, import_openvino, last_line
+from edgeprune_exporters.runtimes import INPUT, import_onnxruntime, import_openvino, last_line
 from edgeprune_exporters.silence import silenced
 
 NOISY: Final = ("nncf", "torch.utils.cpp_extension")  # the latter complains about missing CUDA
@@ -86,6 +86,7 @@ def calibrate(model: Model, calibration: Calibration, keep: Collection[str] = ()
         ExportError: NNCF cannot quantise it.
     """
     import_openvino()  # and so NNCF's telemetry is absent too
+    import_onnxruntime()  # NNCF imports it as well
     with quiet():
         import nncf
 
