@@ -47,6 +47,7 @@ EXPLAINED: Final = (
 @click.option("--cpu", default=1, show_default=True, help="Core to measure on.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Keep results here.")
 @click.option("--no-peers", is_flag=True, help="Gates only.")
+@click.option("--note", default="", help="What else went on, to be told with the results.")
 @click.option("--write", is_flag=True, help="Put the tables into benchmarks/RESULTS.md.")
 def main(  # noqa: PLR0917 - click passes options by name
     gates: int,
@@ -58,6 +59,7 @@ def main(  # noqa: PLR0917 - click passes options by name
     cpu: int,
     work: Path,
     no_peers: bool,
+    note: str,
     write: bool,
 ) -> None:
     """Measure how far the measurements can be trusted."""
@@ -82,7 +84,7 @@ def main(  # noqa: PLR0917 - click passes options by name
     peers: tuple[Agreement, ...] = ()
     if not no_peers:
         peers = agreements(make_case(peer_network, 224, work), settings, seconds)
-    text = _section(outcomes, floor, peers, f"{network} at {size} pixels")
+    text = _section(outcomes, floor, peers, f"{network} at {size} pixels, batch 1. {note}".strip())
     if write:
         write_section("trust", text)
     click.echo(text)
@@ -114,7 +116,7 @@ def _section(
         "|---|---|---|---|---|---|---|---|",
         *(row(kind, found, floor) for kind, found in outcomes.items()),
     ]
-    measured = f"Noise floor measured before: {100 * floor:.1f} %. Network: {network}, batch 1."
+    measured = f"Noise floor measured before: {100 * floor:.1f} %. Network: {network}"
     parts = [
         "## Trust",
         f"`{command}`, one thread on {platform.machine()}.",
@@ -128,8 +130,10 @@ def _section(
 
 
 def _shown(words: Sequence[str]) -> list[str]:
-    """Return the command's words without the folder on this machine."""
-    return ["DIR" if i and words[i - 1] == "--work" else word for i, word in enumerate(words)]
+    """Return the command's words without the folder on this machine and the long text."""
+    hidden = {"--work": "DIR", "--note": "…"}
+    pairs = zip(["", *words], words, strict=False)
+    return [hidden.get(before, word) for before, word in pairs]
 
 
 if __name__ == "__main__":

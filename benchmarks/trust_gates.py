@@ -30,7 +30,7 @@ from trust_case import PLANTED, RUNTIMES, Case
 KINDS: Final = {
     "quiet": "dense against itself, machine quiet",
     "busy": "dense against itself, another core kept busy",
-    "planted": "5 % slow-down planted, machine quiet",
+    "planted": "5 % slow-down planted",
     "planted-busy": "5 % slow-down planted, another core kept busy",
 }
 SLOWED_RUNNER: Final = Path(__file__).with_name("trust_slowed_runner.py")
@@ -95,7 +95,8 @@ def row(kind: str, outcomes: Sequence[Outcome], noise_floor: float) -> str:
     for allowed in ALLOWED:
         alarms = sum(each.alarm(allowed, noise_floor) for each in outcomes)
         exact = binomtest(alarms, count).proportion_ci()
-        shares.append(f"{alarms} [{100 * exact.low:.1f}, {100 * exact.high:.1f}] %")
+        interval = f"{100 * exact.low:.1f}, {100 * exact.high:.1f}"
+        shares.append(f"{alarms}: {100 * alarms / count:g} % [{interval}]")
     widths = sorted((each.first.high - each.first.low) / 2 for each in outcomes)
     ratios = sorted(each.first.value for each in outcomes)
     inconclusive = sum(each.status == "inconclusive" for each in outcomes)
