@@ -7,12 +7,19 @@ from typing import Any, Final
 import click
 
 from edgeprune.grouped_command import GroupedCommand
+from edgeprune.measure_options import (
+    DEVICE,
+    FILE,
+    PRECISION,
+    QUICK,
+    ROUNDS,
+    RUNTIME,
+    SEED,
+    SKIP_CORRUPT,
+)
 from edgeprune.pipeline.bench_settings import BenchSettings
-from edgeprune.targets.target import PRECISIONS
 
 FORMS: Final = ("table", "markdown", "json", "junit", "dashboard")
-RUNTIMES: Final = ("openvino", "onnxruntime", "tensorrt", "torch")
-_FILE: Final = click.Path(path_type=Path)
 _OWN: Final = (
     *("a", "b", "data", "skip_corrupt", "runtime", "precision", "threads", "batches"),
     *("device", "cuda_graph", "cpus", "idle", "rounds", "quick", "aa", "layers", "target", "seed"),
@@ -36,8 +43,8 @@ def files(value: object) -> tuple[Path, ...]:
     return tuple(Path(name.strip()) for name in str(value).split(",") if name.strip())
 
 
-A: Final = click.Argument(["a"], type=_FILE)
-B: Final = click.Argument(["b"], type=_FILE, required=False)
+A: Final = click.Argument(["a"], type=FILE)
+B: Final = click.Argument(["b"], type=FILE, required=False)
 
 BENCH_EXAMPLES: Final = """\b
 Examples:
@@ -68,27 +75,15 @@ An interval that reaches 1, or the noise floor around it, is "not distinguishabl
 
 BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
     "What is measured": (
-        click.Option(
-            ["--runtime"],
-            metavar="NAME",
-            help=f"To run both in: {', '.join(RUNTIMES)}.  [default: what each is for]",
-        ),
-        click.Option(
-            ["--precision"],
-            metavar="NAME",
-            help=f"Which artifact of a bundle: {', '.join(PRECISIONS)}.  [default: the target's]",
-        ),
+        RUNTIME,
+        PRECISION,
         click.Option(
             ["--data"],
             metavar="PATH",
             help="Images whose test split accuracy is measured on: class folders, a .csv, a .npz, "
             "or phantoms.  [default: what a bundle's record says is shown]",
         ),
-        click.Option(
-            ["--skip-corrupt"],
-            is_flag=True,
-            help="Leave out images that cannot be read instead of stopping.",
-        ),
+        SKIP_CORRUPT,
         click.Option(
             ["--layers"], is_flag=True, help="Compare layer by layer as well, in the first case."
         ),
@@ -108,13 +103,7 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
     ),
     "Where and how": (
-        click.Option(
-            ["--device"],
-            metavar="DEVICE",
-            default="cpu",
-            show_default=True,
-            help="cpu, cuda:0, or another machine as ssh://user@host[:port][/cuda:0].",
-        ),
+        DEVICE,
         click.Option(
             ["--threads"],
             type=numbers,
@@ -148,13 +137,8 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
     ),
     "How much": (
-        click.Option(
-            ["--rounds"],
-            type=int,
-            metavar="N",
-            help="Fresh processes of each; an even number. More make the interval narrower.",
-        ),
-        click.Option(["--quick"], is_flag=True, help="Measure less; intervals are wider."),
+        ROUNDS,
+        QUICK,
         click.Option(
             ["--aa"],
             is_flag=True,
@@ -164,7 +148,7 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
     "Run": (
         click.Option(
             ["--out"],
-            type=_FILE,
+            type=FILE,
             metavar="DIR",
             help="A new folder: bench.json with all samples, bench.md, junit.xml, dashboard.json.",
         ),
@@ -177,13 +161,7 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             help="What is printed; dashboard is customSmallerIsBetter.",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="The same as --format json."),
-        click.Option(
-            ["--seed"],
-            type=int,
-            metavar="N",
-            help="Of everything random, and of splits that are not given.  [default: the "
-            "bundle's, or 0]",
-        ),
+        SEED,
     ),
 }
 

@@ -1,15 +1,23 @@
 """The options of ``gate``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from edgeprune.grouped_command import GroupedCommand
+from edgeprune.measure_options import (
+    DEVICE,
+    FILE,
+    PRECISION,
+    QUICK,
+    ROUNDS,
+    RUNTIME,
+    SEED,
+    SKIP_CORRUPT,
+)
 from edgeprune.pipeline.gate_settings import GateSettings
 
-_FILE: Final = click.Path(path_type=Path)
 _OWN: Final = (
     *("candidate", "baseline", "update", "against", "data", "skip_corrupt", "runtime"),
     *("precision", "threads", "batch", "device", "max_slowdown", "max_drop", "max_class_drop"),
@@ -28,7 +36,7 @@ def percent(value: object) -> float:
         raise click.BadParameter(f"'{value}' is no number of per cent, as 2%.") from None
 
 
-CANDIDATE: Final = click.Argument(["candidate"], type=_FILE)
+CANDIDATE: Final = click.Argument(["candidate"], type=FILE)
 
 GATE_EXAMPLES: Final = """\b
 Examples:
@@ -62,7 +70,7 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
     "What it is held against": (
         click.Option(
             ["--baseline"],
-            type=_FILE,
+            type=FILE,
             metavar="FILE",
             help="Counts, hashes, memory and decisions, as --update writes them.",
         ),
@@ -73,7 +81,7 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
         click.Option(
             ["--against"],
-            type=_FILE,
+            type=FILE,
             metavar="BUNDLE|FILE",
             help="What CANDIDATE's time is measured against; for a record, an earlier one.",
         ),
@@ -83,11 +91,7 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             help="Images whose test split accuracy is judged on: class folders, a .csv, a .npz, "
             "or phantoms.",
         ),
-        click.Option(
-            ["--skip-corrupt"],
-            is_flag=True,
-            help="Leave out images that cannot be read instead of stopping.",
-        ),
+        SKIP_CORRUPT,
     ),
     "What is allowed": (
         click.Option(
@@ -145,23 +149,9 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
     ),
     "Where and how": (
-        click.Option(
-            ["--runtime"],
-            metavar="NAME",
-            help="openvino, onnxruntime, tensorrt or torch.  [default: what each is for]",
-        ),
-        click.Option(
-            ["--precision"],
-            metavar="NAME",
-            help="Which artifact of a bundle.  [default: its target's]",
-        ),
-        click.Option(
-            ["--device"],
-            metavar="DEVICE",
-            default="cpu",
-            show_default=True,
-            help="cpu, cuda:0, or another machine as ssh://user@host[:port][/cuda:0].",
-        ),
+        RUNTIME,
+        PRECISION,
+        DEVICE,
         click.Option(
             ["--threads"], type=int, metavar="N", help="CPU threads.  [default: the bundle's, or 1]"
         ),
@@ -173,13 +163,8 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
             show_default=True,
             help="Images at a time.",
         ),
-        click.Option(
-            ["--rounds"],
-            type=int,
-            metavar="N",
-            help="Fresh processes of each; an even number. More see smaller differences.",
-        ),
-        click.Option(["--quick"], is_flag=True, help="Measure less."),
+        ROUNDS,
+        QUICK,
         click.Option(
             ["--aa"],
             is_flag=True,
@@ -193,16 +178,10 @@ GATE_OPTIONS: Final[Mapping[str, tuple[click.Option, ...]]] = {
         ),
     ),
     "Run": (
-        click.Option(["--junit"], type=_FILE, metavar="FILE", help="Write JUnit XML."),
-        click.Option(["--markdown"], type=_FILE, metavar="FILE", help="Write Markdown."),
+        click.Option(["--junit"], type=FILE, metavar="FILE", help="Write JUnit XML."),
+        click.Option(["--markdown"], type=FILE, metavar="FILE", help="Write Markdown."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
-        click.Option(
-            ["--seed"],
-            type=int,
-            metavar="N",
-            help="Of everything random, and of splits that are not given.  [default: the "
-            "bundle's, or 0]",
-        ),
+        SEED,
     ),
 }
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 import pytest
 
-from edgeprune.bench_options import BENCH_EXAMPLES, FORMS, RUNTIMES, bench_settings
+from edgeprune.bench_options import BENCH_EXAMPLES, FORMS, bench_settings
 from edgeprune.cli import cli
+from edgeprune.measure_options import RUNTIMES
 from edgeprune.pipeline.subject_files import LOADS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "measurement.md"
