@@ -10,6 +10,10 @@ part. Of the ratio of the candidate's time to the baseline's, with its 95 % inte
 - anything else is inconclusive. The measurement is too coarse, or the noise floor hides
   what it shows: more rounds, a quieter machine, or more that is allowed would decide.
 
+A measurement that is too coarse is taken as long again, once, and all its rounds count.
+Looking twice makes an interval miss more often than it says, though by less than twice
+as often; a regression still takes two that miss.
+
 A crowded or throttled machine does not decide by itself. Blocks alternate, so what
 slows one side slows the other, and what does not cancel widens the interval; hosted
 runners are never quiet. Invariant: no regression rests on one measurement.
@@ -17,6 +21,7 @@ runners are never quiet. Invariant: no regression rests on one measurement.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Literal
 
 import numpy as np
@@ -30,6 +35,7 @@ from edgeprune_benchmarks.statistics import Ratio, latency_ratio
 
 LatencyStatus = Literal["pass", "regression", "inconclusive"]
 ALLOWED: Final = 0.02  # slow-down, as a share of the baseline's time
+LOOKS: Final = 2  # at one measurement, before it stays too coarse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +88,15 @@ def check_latency(
     comparisons: list[Comparison] = []
 
     def measured() -> Ratio:
-        comparisons.append(
-            compare(baseline, candidate, inputs, settings, progress=progress, host=host)
-        )
-        return ratio_of(comparisons[-1], seed=seed + len(comparisons), noise_floor=noise_floor)
+        taken: list[Comparison] = []
+        while True:
+            taken.append(
+                compare(baseline, candidate, inputs, settings, progress=progress, host=host)
+            )
+            comparisons.append(taken[-1])
+            ratio = ratio_of(*taken, seed=seed + len(comparisons), noise_floor=noise_floor)
+            if len(taken) == LOOKS or not _coarse(ratio, allowed, noise_floor):
+                return ratio
 
     first = measured()
     second = measured() if first.low > limit_of(allowed, noise_floor) else None
@@ -100,11 +111,13 @@ def check_latency(
     )
 
 
-def ratio_of(comparison: Comparison, *, seed: int = 0, noise_floor: float = 0.0) -> Ratio:
-    """Return the ratio of slim, the candidate, to dense, the baseline."""
-    return latency_ratio(
-        comparison.dense.blocks, comparison.slim.blocks, seed=seed, noise_floor=noise_floor
+def ratio_of(*comparisons: Comparison, seed: int = 0, noise_floor: float = 0.0) -> Ratio:
+    """Return the ratio of slim, the candidate, to dense, the baseline, over all rounds."""
+    dense, slim = (
+        [run for each in comparisons for run in side(each).blocks]
+        for side in (attrgetter("dense"), attrgetter("slim"))
     )
+    return latency_ratio(dense, slim, seed=seed, noise_floor=noise_floor)
 
 
 def limit_of(allowed: float, noise_floor: float) -> float:
@@ -127,12 +140,23 @@ def decide(
         if second.low > limit:
             return "regression", f"{seen}: above {most} both times"
         return "inconclusive", f"{seen}: above {most} the first time only; measure again"
-    if first.value <= 1 + allowed and first.high <= 1 + 2 * allowed:
+    if _passes(first, allowed):
         return "pass", f"{seen}: more than {max(first.high - 1, 0):.1%} slower is excluded"
     if first.low > 1 + allowed:
         return "inconclusive", f"{seen}: hidden by this machine's noise floor of {noise_floor:.1%}"
     advice = "give more rounds, or a quieter machine"
     return "inconclusive", f"{seen}: too coarse to tell {allowed:.1%}; {advice}"
+
+
+def _passes(ratio: Ratio, allowed: float) -> bool:
+    return ratio.value <= 1 + allowed and ratio.high <= 1 + 2 * allowed
+
+
+def _coarse(ratio: Ratio, allowed: float, noise_floor: float) -> bool:
+    """Say whether more rounds may decide what these leave open."""
+    decided = ratio.low > limit_of(allowed, noise_floor) or _passes(ratio, allowed)
+    hidden = ratio.low > 1 + allowed  # by the noise floor, which no rounds change
+    return not (decided or hidden)
 
 
 def _words(ratios: Sequence[Ratio]) -> str:

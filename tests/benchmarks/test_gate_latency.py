@@ -133,6 +133,45 @@ def test_a_slow_down_within_the_noise_floor_is_not_measured_again(
     assert check(noise_floor=0.10).status == "inconclusive"
 
 
+def uneven(*slowdowns: float) -> Comparison:
+    """Return a made-up comparison whose rounds take so many times as long."""
+    rounds = [comparison(each) for each in slowdowns]
+    made = rounds[0]
+    runs = tuple(run for each in rounds for run in each.slim.runs[:1])
+    dense = replace(made.dense, runs=made.dense.runs[: len(runs)])
+    return replace(made, dense=dense, slim=replace(made.slim, runs=runs))
+
+
+COARSE = (1.10, 0.92, 1.09, 0.95)  # around 1, and far apart
+
+
+def test_what_is_too_coarse_is_measured_as_long_again_and_all_rounds_count(
+    measured: list[Comparison],
+) -> None:
+    measured += [uneven(*COARSE), comparison(1.05), comparison(1.05)]
+    alone, both = ratio_of(measured[0]), ratio_of(measured[0], measured[1])
+    found = check()
+    assert len(found.comparisons) == 2, "the rounds of both do not show a regression"
+    assert found.second is None
+    assert found.first.value == both.value != alone.value
+
+
+def test_what_stays_too_coarse_is_given_up(measured: list[Comparison]) -> None:
+    measured += [uneven(*COARSE)] * 3
+    found = check()
+    assert (found.status, len(found.comparisons)) == ("inconclusive", 2)
+
+
+def test_a_confirmation_that_is_too_coarse_is_measured_as_long_again(
+    measured: list[Comparison],
+) -> None:
+    close = uneven(1.03, 1.05, 1.018, 1.06)
+    measured += [comparison(1.05), close, comparison(1.05)]
+    assert ratio_of(close).low < 1.02
+    found = check()
+    assert (found.status, len(found.comparisons)) == ("regression", 3)
+
+
 def test_a_crowded_machine_is_told_and_does_not_decide(measured: list[Comparison]) -> None:
     measured += [comparison(1.05, tainted=["busy"]), comparison(1.05, tainted=["busy", "hot"])]
     found = check()
