@@ -42,7 +42,10 @@ def layer_lines(comparison: LayerComparison, width: int | None = None) -> list[s
     if len(found.layers) > MOST:
         rest = found.layers[MOST:]
         lost = sum(pair.lost_ms for pair in rest)
-        lines.append(f"and {len(rest)} layers more, which together lose {_ms(lost)} ms")
+        more = "1 layer more, which loses"
+        if len(rest) > 1:
+            more = f"{len(rest)} layers more, which together lose"
+        lines.append(f"and {more} {_ms(lost)} ms")
     lines += ["", *found.summary] if found.summary else ["", "no layer lost much of its saving"]
     lines += [f"note: {note}" for note in found.notes]
     lines.append(f"rates: {_rates(found)}")
