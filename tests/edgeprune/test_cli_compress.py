@@ -278,7 +278,7 @@ def test_ctrl_c_is_one_line_and_leaves_what_is_complete(tmp_path: Path) -> None:
     wait_for(process, tmp_path / "slim.work" / "dense")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert out == ""
     assert (
         err.splitlines()[-1] == "error: interrupted: what is complete is kept; --resume continues"
