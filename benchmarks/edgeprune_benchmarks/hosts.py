@@ -19,6 +19,7 @@ from typing import Protocol, Self
 from edgeprune.errors import UsageError
 from edgeprune.files import replacing
 from edgeprune.progress import Reporter
+from edgeprune_benchmarks.closing import Closing
 from edgeprune_benchmarks.commands import Called, program, run
 from edgeprune_benchmarks.process import RUNNER, RunnerProcess
 from edgeprune_benchmarks.sending import files_under
@@ -84,7 +85,7 @@ class Host(Protocol):
         ...
 
 
-class LocalHost:
+class LocalHost(Closing):
     """This machine: nothing is copied."""
 
     name = "this machine"
@@ -124,19 +125,6 @@ class LocalHost:
         """Remove the temporary folders."""
         while self._scratch:
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the temporary folders."""
-        self.close()
 
 
 def open_host(

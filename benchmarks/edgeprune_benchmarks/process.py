@@ -17,10 +17,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Final, Self, TypeAlias
+from typing import IO, Any, Final, TypeAlias
 
 from edgeprune.errors import MeasureError
+from edgeprune_benchmarks.closing import Closing
 from edgeprune_benchmarks.commands import program
 
 RUNNER: Final = Path(__file__).with_name("device_runner.py")
@@ -35,7 +35,7 @@ Answer: TypeAlias = Mapping[str, Any]
 Explain: TypeAlias = Callable[[int, str], str | None]
 
 
-class RunnerProcess:
+class RunnerProcess(Closing):
     """A running device runner; a context manager that leaves no process behind.
 
     ``name`` is what errors call it. ``command`` starts it; the default is this
@@ -131,19 +131,6 @@ class RunnerProcess:
             _pipe(self._child.stdin).close()
         except OSError:
             return  # it died with a command unread
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the process."""
-        self.close()
 
     def _read(self) -> None:
         lines = iter(_pipe(self._child.stdout))

@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from edgeprune.errors import MeasureError
 from edgeprune.files import replacing
 from edgeprune.progress import Reporter, Silent
+from edgeprune_benchmarks.closing import Closing
 from edgeprune_benchmarks.commands import Called, program, run
 from edgeprune_benchmarks.process import KEPT, RUNNER, Answer, RunnerProcess
 from edgeprune_benchmarks.sending import PATIENCE, files_under, receive, send
@@ -58,7 +58,7 @@ OPTIONS: Final = {
 SILENCED: Final = {"SSH_ASKPASS_REQUIRE": "force", "SSH_ASKPASS": "false"}
 
 
-class SshHost:
+class SshHost(Closing):
     """A machine at the other end of ``ssh``; it is met when it is first needed."""
 
     def __init__(
@@ -129,19 +129,6 @@ class SshHost:
         self._device = self._sockets = None
         self._met = False
         self._given.clear()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _connected(self) -> RunnerProcess:
         """Return the process that keeps files there; the first call logs in."""
