@@ -3,7 +3,7 @@
 Gates compare a network with itself (quiet, and with another core kept busy) and
 with a copy that takes 5 % longer; then medians are compared with OpenVINO's
 ``benchmark_app`` and ONNX Runtime's own profiler, and peak memory with
-``/usr/bin/time -v``. An hour on a quiet machine; what is finished lies in --work.
+``/usr/bin/time -v``. Two hours on a quiet machine; what is finished lies in --work.
 
     python benchmarks/trust.py --gates 100 --work DIR --write
 """
